@@ -34,10 +34,15 @@ Measure = Literal["counting", "lebesgue", "mixed"]
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of every site over the training rows, in the units of x; shapes (D,)."""
+    """What a model is told of its training rows, in the units of x.
+
+    ``mean`` (D,) and ``scale`` (D,) are of single sites (with an exposure: of rates); ``examples`` (m, D) are rows for
+    parts that start at data.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
+    examples: np.ndarray | None = None
 
 
 class Sites(Spec):

@@ -1,0 +1,19 @@
+"""What a reader of files hands on: an array as it stood in the file, before its support has been decided."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Raw"]
+
+
+class Raw(NamedTuple):
+    """The content of a source; ``levels`` is given only where the format itself says how many there are."""
+
+    x: np.ndarray
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    levels: int | None = None
+    notes: tuple[str, ...] = ()

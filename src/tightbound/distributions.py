@@ -1,0 +1,279 @@
+"""Distributions that numpyro lacks or does not do well enough, the table of closed-form KL divergences, and ``stop``.
+
+Distribution objects live inside one example's function: they never cross ``vmap``, ``scan`` or ``jit``.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.scipy.special import gammaln, logsumexp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+from numpyro.distributions import constraints
+
+__all__ = [
+    "DiscretisedLogistic",
+    "GaussianMixture",
+    "NegativeBinomial",
+    "SharedFamilyMixture",
+    "diagonal_gaussian",
+    "kl",
+    "positive",
+    "stop",
+    "training_log_prob",
+]
+
+# softplus(UNIT) = 1: a raw parameter of 0 then stands for a scale of 1.
+UNIT = 0.5413248546129181
+
+
+def positive(raw: ArrayLike, floor: float) -> Array:
+    """Map a raw parameter to a positive number: floor + softplus(raw + c), with c such that raw = 0 gives 1 + floor.
+
+    The floor keeps the number away from 0 while its gradient stays alive everywhere, which a clamp would not.
+
+    >>> float(positive(0.0, 1e-3))
+    1.001...
+    """
+    return floor + jax.nn.softplus(jnp.asarray(raw) + UNIT)
+
+
+def stop(distribution: dist.Distribution) -> dist.Distribution:
+    """Return the distribution with every parameter cut off from the gradient.
+
+    Sampling from q and scoring with ``stop(q)`` gives the "sticking the landing" gradient (Roeder et al. 2017).
+    """
+    return jax.tree.map(jax.lax.stop_gradient, distribution)
+
+
+def diagonal_gaussian(loc: Float[Array, "L"], scale: Float[Array, "L"]) -> dist.Distribution:
+    """Return N(loc, diag(scale²)) over one z, event shape (L,)."""
+    return dist.Normal(loc, scale, validate_args=False).to_event(1)
+
+
+def is_diagonal_gaussian(distribution: dist.Distribution) -> bool:
+    """Whether a distribution is a Gaussian with independent components over one z."""
+    return isinstance(distribution, dist.Independent) and isinstance(distribution.base_dist, dist.Normal)
+
+
+def kl(q: dist.Distribution, p: dist.Distribution) -> Float[Array, "G"] | None:
+    r"""Return KL(q ‖ p) in nats in closed form, one entry per group of latents that it is a sum over, or None.
+
+    Two diagonal Gaussians give one entry per latent,
+    ½(μ_q − μ_p)²/σ_p² + ½(σ_q²/σ_p² − 1) − log(σ_q/σ_p); for the standard normal prior their sum is the
+    ½ Σ (μ² + σ² − 1 − log σ²) of the textbooks. A full-covariance q gives a single entry. Where no closed form is
+    known the answer is None and the objectives fall back on the Monte Carlo form log q(z) − log p(z).
+
+    >>> q = diagonal_gaussian(jnp.array([1.0]), jnp.array([1.0]))
+    >>> float(kl(q, diagonal_gaussian(jnp.zeros(1), jnp.ones(1)))[0])
+    0.5
+    """
+    if not is_diagonal_gaussian(p):
+        return None
+    p_loc, p_scale = p.base_dist.loc, p.base_dist.scale
+    if is_diagonal_gaussian(q):
+        ratio = q.base_dist.scale / p_scale
+        standardised = (q.base_dist.loc - p_loc) / p_scale
+        return 0.5 * (standardised**2 + ratio**2 - 1.0) - jnp.log(ratio)
+    if isinstance(q, dist.MultivariateNormal):
+        whitened = q.scale_tril / p_scale[:, None]
+        log_volume = jnp.sum(jnp.log(jnp.diagonal(whitened)))
+        distance = jnp.sum(((q.loc - p_loc) / p_scale) ** 2)
+        return (0.5 * (jnp.sum(whitened**2) + distance - len(p_loc)) - log_volume)[None]
+    return None
+
+
+def training_log_prob(distribution: dist.Distribution, z: Float[Array, "L"]) -> Float[Array, ""]:
+    """Return log p(z) with the fastest form that has the exact value and the exact first derivatives.
+
+    Large mixtures have a form whose gradient is a matrix product; its second derivatives are not those of log p, so
+    only training uses it.
+    """
+    fast = getattr(distribution, "training_log_prob", distribution.log_prob)
+    return fast(z)
+
+
+class GaussianMixture(dist.Distribution):
+    """Σ_k w_k N(loc_k, diag(scale_k²)) over one z, event shape (L,)."""
+
+    arg_constraints = {"log_weights": constraints.real_vector, "loc": constraints.real, "scale": constraints.positive}
+    support = constraints.real_vector
+    pytree_data_fields = ("log_weights", "loc", "scale")
+
+    def __init__(self, log_weights: Float[Array, "K"], loc: Float[Array, "K L"], scale: Float[Array, "K L"]) -> None:
+        self.log_weights, self.loc, self.scale = jax.nn.log_softmax(log_weights), loc, scale
+        super().__init__((), loc.shape[-1:], validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw a component, then from it; reparameterised given the component only."""
+        choose, noise = jax.random.split(key)
+        component = jax.random.categorical(choose, self.log_weights, shape=sample_shape)
+        epsilon = jax.random.normal(noise, (*sample_shape, *self.event_shape))
+        return self.loc[component] + self.scale[component] * epsilon
+
+    def log_prob(self, z: Array, intermediates: object = None) -> Array:
+        """Return log Σ_k w_k N(z; loc_k, scale_k²) in nats."""
+        return logsumexp(self._joint(z), axis=-1)
+
+    def training_log_prob(self, z: Float[Array, "L"]) -> Float[Array, ""]:
+        """Return ``log_prob`` with a gradient that is a matrix product when it is vmapped over z.
+
+        The gradient of log Σ_k w_k N_k is Σ_k r_k ∇ log(w_k N_k) with the responsibilities r held fixed; expanding the
+        square turns it into products with (z², z), whose value may cancel badly for small scales but is not used.
+        """
+        joint = self._joint(z)
+        responsibilities = jax.lax.stop_gradient(jax.nn.softmax(joint))
+        precision = self.scale**-2
+        quadratic = (z**2) @ precision.T - 2.0 * z @ (self.loc * precision).T + jnp.sum(self.loc**2 * precision, axis=1)
+        surrogate = responsibilities @ (self.log_weights - jnp.sum(jnp.log(self.scale), axis=1) - 0.5 * quadratic)
+        return jax.lax.stop_gradient(logsumexp(joint) - surrogate) + surrogate
+
+    def _joint(self, z: Array) -> Array:
+        standardised = (z[..., None, :] - self.loc) / self.scale
+        half_log_two_pi = 0.9189385332046727
+        log_volume = jnp.sum(jnp.log(self.scale) + half_log_two_pi, axis=-1)
+        return self.log_weights - 0.5 * jnp.sum(standardised**2, axis=-1) - log_volume
+
+    @property
+    def mean(self) -> Array:
+        """Σ_k w_k loc_k."""
+        return jnp.exp(self.log_weights) @ self.loc
+
+
+class SharedFamilyMixture(dist.Distribution):
+    """(1/K) Σ_k head(parameters_k): an equal mixture of K members of any family, event shape (L,).
+
+    ``head`` maps one parameter vector to a distribution; it is called inside ``vmap``, so that any family will do.
+    """
+
+    pytree_data_fields = ("head", "parameters")
+    support = constraints.real_vector
+
+    def __init__(self, head: object, parameters: Float[Array, "K P"], event_shape: tuple[int, ...]) -> None:
+        self.head, self.parameters = head, parameters
+        super().__init__((), event_shape, validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw a component, then from it."""
+        count = len(self.parameters)
+
+        def one(key: Array) -> Array:
+            choose, draw = jax.random.split(key)
+            return self.head(self.parameters[jax.random.randint(choose, (), 0, count)]).sample(draw)  # type: ignore[operator]
+
+        if not sample_shape:
+            return one(key)
+        keys = jax.random.split(key, sample_shape)
+        for _ in sample_shape:
+            one = jax.vmap(one)
+        return one(keys)
+
+    def log_prob(self, z: Array, intermediates: object = None) -> Array:
+        """Return log (1/K) Σ_k head(parameters_k)(z) in nats."""
+        members = jax.vmap(lambda parameters: self.head(parameters).log_prob(z))(self.parameters)  # type: ignore[operator]
+        return logsumexp(members, axis=0) - jnp.log(len(self.parameters))
+
+
+class DiscretisedLogistic(dist.Distribution):
+    """A logistic density, or a mixture of K of them, integrated over the unit bins of the levels 0 … n − 1.
+
+    P(v) = σ((v + ½ − μ)/s) − σ((v − ½ − μ)/s), with the outer bins taking the tails, so that the levels sum to 1. The
+    difference is evaluated as log σ(a) + log σ(−b) + log(1 − e^{b − a}), which is exact far in the tails, where the plain
+    difference is 0. Parameters have shape (D, K), in units of levels; batch shape (D,). PixelCNN++ (Salimans et al. 2017).
+    """
+
+    arg_constraints = {"log_weights": constraints.real, "loc": constraints.real, "scale": constraints.positive}
+    pytree_data_fields = ("log_weights", "loc", "scale")
+    pytree_aux_fields = ("levels",)
+
+    def __init__(
+        self, log_weights: Float[Array, "D K"], loc: Float[Array, "D K"], scale: Float[Array, "D K"], levels: int
+    ) -> None:
+        self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
+        self.loc, self.scale, self.levels = loc, scale, levels
+        super().__init__(loc.shape[:-1], (), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The integers 0 … n − 1."""
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw the component and a logistic variable, round it and clip it to the levels."""
+        choose, noise = jax.random.split(key)
+        shape = (*sample_shape, *self.batch_shape)
+        component = jax.random.categorical(choose, self.log_weights, shape=shape)[..., None]
+        loc = jnp.take_along_axis(jnp.broadcast_to(self.loc, (*shape, self.loc.shape[-1])), component, -1)[..., 0]
+        scale = jnp.take_along_axis(jnp.broadcast_to(self.scale, (*shape, self.scale.shape[-1])), component, -1)[..., 0]
+        return jnp.clip(jnp.round(loc + scale * jax.random.logistic(noise, shape)), 0, self.levels - 1)
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return log P(x) in nats for levels x of shape (…, D)."""
+        x = x[..., None]
+        upper = (x + 0.5 - self.loc) / self.scale
+        lower = (x - 0.5 - self.loc) / self.scale
+        width = jnp.log(-jnp.expm1(-1.0 / self.scale))
+        below_upper = jax.nn.log_sigmoid(upper)
+        above_lower = jax.nn.log_sigmoid(-lower)
+        inner = below_upper + above_lower + width
+        component = jnp.where(x <= 0, below_upper, jnp.where(x >= self.levels - 1, above_lower, inner))
+        return logsumexp(self.log_weights + component, axis=-1)
+
+    @property
+    def mean(self) -> Array:
+        """E[x] = Σ_{v ≥ 1} P(x ≥ v), exact, shape (D,)."""
+        edges = jnp.arange(1, self.levels) - 0.5
+        above = jax.nn.sigmoid((self.loc[..., None] - edges) / self.scale[..., None])
+        return jnp.sum(jnp.exp(self.log_weights) * jnp.sum(above, axis=-1), axis=-1)
+
+
+class NegativeBinomial(dist.Distribution):
+    """Counts with mean m and variance m + m²/r, batch shape (D,); r is the concentration, and r → ∞ is the Poisson.
+
+    log P(x) = log Γ(x + r) − log Γ(r) − log Γ(x + 1) + r log(r/(r + m)) + x log(m/(r + m)). For large r the first two
+    terms cancel to more digits than single precision has; there the difference is expanded by Stirling's series first,
+    so that the Poisson limit is reached instead of noise.
+    """
+
+    arg_constraints = {"rate": constraints.positive, "concentration": constraints.positive}
+    support = constraints.nonnegative_integer
+    pytree_data_fields = ("rate", "concentration")
+    # Below, log-gamma itself is accurate to 1e-5 nats in single precision; above, Stirling with two terms is.
+    _STIRLING_FROM = 10.0
+
+    def __init__(self, mean: Float[Array, "D"], concentration: Float[Array, "D"]) -> None:
+        self.rate, self.concentration = mean, concentration
+        super().__init__(jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(concentration)), (), validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw a Gamma(r, r/m) rate, then a Poisson count."""
+        first, second = jax.random.split(key)
+        shape = (*sample_shape, *self.batch_shape)
+        rate = jax.random.gamma(first, jnp.broadcast_to(self.concentration, shape)) * self.rate / self.concentration
+        return jax.random.poisson(second, rate).astype(jnp.float32)
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return log P(x) in nats for counts x of shape (…, D)."""
+        m, r = self.rate, self.concentration
+        large = jnp.maximum(r, self._STIRLING_FROM)
+        small = jnp.minimum(r, self._STIRLING_FROM)
+        series = 1.0 / (12.0 * (large + x)) - 1.0 / (12.0 * large) - 1.0 / (360.0 * (large + x) ** 3) + 1.0 / (360.0 * large**3)
+        # log Γ(r + x) − log Γ(r) − x log r, each way.
+        rising = jnp.where(
+            r > self._STIRLING_FROM,
+            (large + x - 0.5) * jnp.log1p(x / large) - x + series,
+            gammaln(small + x) - gammaln(small) - x * jnp.log(small),
+        )
+        return rising - gammaln(x + 1.0) + x * jnp.log(m) - (r + x) * jnp.log1p(m / r)
+
+    @property
+    def mean(self) -> Array:
+        """The mean m."""
+        return self.rate
+
+    @property
+    def variance(self) -> Array:
+        """The variance m + m²/r."""
+        return self.rate + self.rate**2 / self.concentration

@@ -1,0 +1,33 @@
+"""Likelihoods p(x|z): a distribution over one example's sites, with its measure declared."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec
+from tightbound.likelihoods.bernoulli import Bernoulli
+from tightbound.likelihoods.categorical import Categorical
+from tightbound.likelihoods.counts import NegativeBinomial, Poisson
+from tightbound.likelihoods.discretised import DiscretisedLogistic
+from tightbound.likelihoods.gaussian import Gaussian
+from tightbound.spec import Custom
+
+__all__ = [
+    "AnyLikelihood",
+    "Bernoulli",
+    "Categorical",
+    "Constant",
+    "DiscretisedLogistic",
+    "Gaussian",
+    "LikelihoodHead",
+    "LikelihoodSpec",
+    "NegativeBinomial",
+    "Poisson",
+]
+
+AnyLikelihood = Annotated[
+    Bernoulli | Gaussian | DiscretisedLogistic | Categorical | Poisson | NegativeBinomial | Custom,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,226 @@
+"""Objectives: what training minimises, in nats per example, written for one row and averaged over a batch in one place.
+
+A spec (``ELBO``, ``IWAE``) is the choice; ``build()`` gives the function, whose numbers (β, the warm-up, free bits) are
+traced, so that another β does not compile another program.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from tightbound.distributions import kl, stop, training_log_prob
+from tightbound.errors import CombinationError
+from tightbound.model import Model
+from tightbound.rows import Batch
+from tightbound.spec import Spec
+
+__all__ = ["ELBO", "IWAE", "AnyObjective", "Loss", "Objective", "ObjectiveSpec", "Terms"]
+
+
+class Terms(NamedTuple):
+    """One row's terms in nats; averaged over rows they keep their meaning.
+
+    ``reconstruction`` is −log p(x|z), ``kl`` (G,) the KL per group of latents (one group where it does not split), and
+    ``bound`` the lower bound on log p(x) that these draws give.
+    """
+
+    reconstruction: Float[Array, ""]
+    kl: Float[Array, "G"]
+    bound: Float[Array, ""]
+
+
+class Loss(NamedTuple):
+    """What a step minimises, the terms averaged over its rows, and the weight of the KL that was really used."""
+
+    value: Float[Array, ""]
+    terms: Terms
+    beta: Float[Array, ""]
+
+
+class Objective(eqx.Module):
+    """A loss: ``example`` is the L_i of one row, ``value`` turns averaged terms into what is minimised."""
+
+    @abstractmethod
+    def example(
+        self,
+        model: Model,
+        prior: dist.Distribution,
+        x: Float[Array, "D"],
+        observed: Array | None,
+        exposure: Array | None,
+        key: Array,
+    ) -> Terms:
+        """Return the terms of one row, with noise from ``key``."""
+
+    @abstractmethod
+    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
+        """Return the loss from the terms averaged over the batch, at a step; each KL group covers ``latents``."""
+
+    def __call__(self, model: Model, batch: Batch, key: Array, step: Int[Array, ""]) -> Loss:
+        """Return the loss of a batch: the mean over rows of weight 1; the prior is built once."""
+        terms = self.rows(model, batch, key)
+        total = jnp.maximum(jnp.sum(batch.weight), 1.0)
+        mean = jax.tree.map(lambda term: jnp.tensordot(batch.weight, term, axes=1) / total, terms)
+        return self.value(mean, step, model.spec.latent / mean.kl.size)
+
+    def rows(self, model: Model, batch: Batch, key: Array) -> Terms:
+        """Return the terms of every row, leading axis (B,): the only place where an objective is batched."""
+        prior = model.prior()
+        keys = jax.random.split(key, len(batch.x))
+        in_axes = (0, None if batch.observed is None else 0, None if batch.exposure is None else 0, 0)
+        example = jax.vmap(partial(self.example, model, prior), in_axes=in_axes)
+        return example(batch.x, batch.observed, batch.exposure, keys)
+
+
+class ObjectiveSpec(Spec):
+    """The choice of an objective."""
+
+    @abstractmethod
+    def build(self) -> Objective:
+        """Return the objective as a function."""
+
+
+class ELBO(ObjectiveSpec):
+    r"""The loss L_i = −E_q[log p(x_i|z)] + β KL(q(z|x_i) ‖ p(z)), minus the evidence lower bound when β = 1.
+
+    The KL is closed where :func:`tightbound.distributions.kl` knows it and log q(z) − log p(z) at the draw otherwise.
+    ``warmup`` is the number of steps of this run over which the weight of the KL rises linearly from 0 to ``beta``.
+    ``free_bits`` is the number of nats per latent below which the batch mean of the KL is not pushed further.
+    ``gradient="stl"`` scores the draw under q with its parameters held fixed: unbiased, and without noise once q is the
+    true posterior (Roeder et al. 2017); the KL is then that of the draw.
+
+    >>> ELBO(beta=4.0).build().value(Terms(jnp.array(10.0), jnp.array([1.0, 2.0]), jnp.array(-13.0)), 0).value.item()
+    22.0
+    """
+
+    kind: Literal["elbo"] = "elbo"
+    beta: float = Field(default=1.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    free_bits: float = Field(default=0.0, ge=0)
+    gradient: Literal["pathwise", "stl"] = "pathwise"
+    references: ClassVar[tuple[str, ...]] = (
+        "kingma2014auto", "higgins2017beta", "bowman2016generating", "kingma2016improved", "roeder2017sticking",
+    )  # fmt: skip
+
+    def build(self) -> Objective:
+        """Return the objective as a function."""
+        return _ELBO(
+            jnp.float32(self.beta), jnp.float32(self.warmup), jnp.float32(self.free_bits), self.gradient == "stl"
+        )
+
+
+class _ELBO(Objective):
+    beta: Float[Array, ""]
+    warmup: Float[Array, ""]
+    free_bits: Float[Array, ""]
+    stl: bool = eqx.field(static=True)
+
+    def example(
+        self,
+        model: Model,
+        prior: dist.Distribution,
+        x: Float[Array, "D"],
+        observed: Array | None,
+        exposure: Array | None,
+        key: Array,
+    ) -> Terms:
+        q = model.posterior(x, observed)
+        z = q.sample(key)
+        log_likelihood = model.log_likelihood(z, x, observed, exposure)
+        divergence = None if self.stl else kl(q, prior)
+        if divergence is None:
+            scored = stop(q) if self.stl else q
+            divergence = (scored.log_prob(z) - training_log_prob(prior, z))[None]
+        return Terms(-log_likelihood, divergence, log_likelihood - jnp.sum(divergence))
+
+    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
+        beta = self.beta * jnp.minimum(1.0, step / jnp.maximum(self.warmup, 1.0) + (self.warmup == 0))
+        penalised = jnp.sum(jnp.maximum(terms.kl, self.free_bits * latents))
+        return Loss(terms.reconstruction + beta * penalised, terms, beta)
+
+
+class IWAE(ObjectiveSpec):
+    r"""Minus the importance-weighted bound log (1/k) Σ_j w_j, w = p(x|z) p(z) / q(z|x) (Burda et al. 2016).
+
+    ``gradient="dreg"`` is the doubly reparameterised gradient (Tucker et al. 2019), whose signal-to-noise ratio grows
+    with k where the pathwise one falls. Sticking the landing inside k > 1 draws is biased, hence not offered.
+    """
+
+    kind: Literal["iwae"] = "iwae"
+    k: int = Field(default=5, ge=1, le=100_000)
+    gradient: Literal["pathwise", "dreg"] = "pathwise"
+    references: ClassVar[tuple[str, ...]] = ("burda2016importance", "tucker2019doubly")
+
+    def __init__(self, **fields: object) -> None:
+        if fields.get("gradient") == "stl":
+            raise CombinationError(
+                "IWAE(gradient='stl') is biased for k > 1: use gradient='dreg', the unbiased counterpart, "
+                "or ELBO(gradient='stl')"
+            )
+        super().__init__(**fields)
+
+    def build(self) -> Objective:
+        """Return the objective as a function."""
+        return _IWAE(self.k, self.gradient == "dreg")
+
+
+class _IWAE(Objective):
+    k: int = eqx.field(static=True)
+    dreg: bool = eqx.field(static=True)
+
+    def example(
+        self,
+        model: Model,
+        prior: dist.Distribution,
+        x: Float[Array, "D"],
+        observed: Array | None,
+        exposure: Array | None,
+        key: Array,
+    ) -> Terms:
+        q = model.posterior(x, observed)
+        scored = stop(q) if self.dreg else q
+
+        def weigh(z: Array) -> tuple[Array, Array]:
+            reconstruction = -model.log_likelihood(z, x, observed, exposure)
+            return reconstruction, scored.log_prob(z) - training_log_prob(prior, z)
+
+        draws = jax.vmap(q.sample)(jax.random.split(key, self.k))
+        if self.dreg:
+            held = jax.vmap(weigh)(jax.lax.stop_gradient(draws))
+            weights = jax.lax.stop_gradient(jax.nn.softmax(-held[0] - held[1]))
+            draws = jax.vmap(_scale_gradient)(draws, weights)
+        reconstruction, divergence = jax.vmap(weigh)(draws)
+        bound = logsumexp(-reconstruction - divergence) - jnp.log(self.k)
+        return Terms(jnp.mean(reconstruction), jnp.mean(divergence)[None], bound)
+
+    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
+        return Loss(-terms.bound, terms, jnp.float32(1.0))
+
+
+@jax.custom_vjp
+def _scale_gradient(z: Array, weight: Array) -> Array:
+    """Return z; on the way back its cotangent is multiplied by the weight (which itself gets none)."""
+    return z
+
+
+def _scale_gradient_forward(z: Array, weight: Array) -> tuple[Array, Array]:
+    return z, weight
+
+
+def _scale_gradient_backward(weight: Array, cotangent: Array) -> tuple[Array, Array]:
+    return weight * cotangent, jnp.zeros_like(weight)
+
+
+_scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
+
+AnyObjective = Annotated[ELBO | IWAE, Field(discriminator="kind")]

@@ -1,0 +1,88 @@
+"""Posteriors q(z|x): the specs, and the heads that turn an encoder's output into a distribution over one z."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from tightbound.distributions import diagonal_gaussian, positive
+from tightbound.spec import Custom, Spec
+
+__all__ = ["DiagonalGaussian", "FullGaussian", "PosteriorHead", "PosteriorSpec"]
+
+
+class PosteriorHead(eqx.Module):
+    """q(z|h): maps the ``parameters`` numbers that the encoder gives to a distribution over one z, event shape (L,).
+
+    Its draws must be reparameterised: ``sample`` is differentiable in the parameters.
+    """
+
+    parameters: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
+        """Return q(z|h)."""
+
+
+class DiagonalGaussian(Spec):
+    """q(z|x) = N(μ(x), diag(σ(x)²)), the mean-field posterior (Kingma & Welling 2014).
+
+    ``floor`` is the smallest σ; σ = floor + softplus(raw).
+
+    >>> head = DiagonalGaussian().build(latent=2)
+    >>> head(jnp.zeros(4)).event_shape
+    (2,)
+    """
+
+    kind: Literal["diagonal"] = "diagonal"
+    floor: float = Field(default=1e-4, gt=0)
+    references: ClassVar[tuple[str, ...]] = ("kingma2014auto", "rezende2014stochastic")
+
+    def build(self, latent: int, *, key: Array | None = None) -> PosteriorHead:
+        """Return the head for L = ``latent``; it reads 2 L parameters and has no weights of its own."""
+        return _DiagonalGaussian(2 * latent, self.floor)
+
+
+class _DiagonalGaussian(PosteriorHead):
+    parameters: int = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+
+    def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
+        loc, raw = jnp.split(h, 2)
+        return diagonal_gaussian(loc, positive(raw, self.floor))
+
+
+class FullGaussian(Spec):
+    """q(z|x) = N(μ(x), C(x) C(x)ᵀ) with C lower triangular: every correlation between latents.
+
+    The encoder gives L means, L raw diagonal entries (softplus, at least ``floor``) and L(L − 1)/2 entries below.
+    """
+
+    kind: Literal["full"] = "full"
+    floor: float = Field(default=1e-4, gt=0)
+    references: ClassVar[tuple[str, ...]] = ("kingma2019introduction",)
+
+    def build(self, latent: int, *, key: Array | None = None) -> PosteriorHead:
+        """Return the head for L = ``latent``; it reads 2 L + L(L − 1)/2 parameters and has no weights of its own."""
+        return _FullGaussian(2 * latent + latent * (latent - 1) // 2, latent, self.floor)
+
+
+class _FullGaussian(PosteriorHead):
+    parameters: int = eqx.field(static=True)
+    latent: int = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+
+    def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
+        size = self.latent
+        loc, raw, below = h[:size], h[size : 2 * size], h[2 * size :]
+        triangle = jnp.diag(positive(raw, self.floor)).at[jnp.tril_indices(size, -1)].set(below)
+        return dist.MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
+
+
+PosteriorSpec = Annotated[DiagonalGaussian | FullGaussian | Custom, Field(discriminator="kind")]

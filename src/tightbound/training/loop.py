@@ -1,0 +1,384 @@
+"""The training loop: a generator of records around one compiled function that runs many steps.
+
+The data stays on the device. The order of rows is a function of (seed, epoch) and the noise of a step one of (seed,
+step), and nothing else is random, so that to resume is to recompute. Batches are cut from one endless stream of epoch
+orders: every batch is full, every row comes once per epoch, and all rows weigh the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from tightbound.errors import DataError, TrainingError
+from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
+from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
+from tightbound.rows import Rows, RowSource, bucket, over_blocks, place
+from tightbound.training.plan import Plan, Rates
+
+__all__ = ["Progress", "Record", "State", "Trainer", "train"]
+
+CHUNK = 256  # steps in one compiled call, at most
+CALL_SECONDS = 0.5  # a call is made about this long, so that progress is seen and a checkpoint can be taken
+RECORDS = 500  # lines in the record of a whole run, about
+GIVE_UP_AFTER = 5  # steps in a row without a finite gradient
+EVALUATION_BLOCK = 256  # rows in one evaluated block
+_KEY_KIND, _KEY_WORDS = "threefry2x32", 2
+
+
+class State(NamedTuple):
+    """Everything that a step changes."""
+
+    trained: Model
+    optimiser: optax.OptState
+    average: Model
+    step: Int[Array, ""]
+    skipped: Int[Array, ""]
+    skipped_in_row: Int[Array, ""]
+
+
+class StepRecord(NamedTuple):
+    """What one step reports, in nats per example."""
+
+    loss: Float[Array, ""]
+    bound: Float[Array, ""]
+    reconstruction: Float[Array, ""]
+    kl: Float[Array, ""]
+    beta: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    finite: Float[Array, ""]
+
+
+class Record(NamedTuple):
+    """The mean of the step records over consecutive steps, nats per example, up to and including ``step``."""
+
+    step: int
+    epoch: float
+    loss: float
+    bound: float
+    reconstruction: float
+    kl: float
+    beta: float
+    learning_rate: float
+    skipped: int
+    validation_elbo: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a compiled call.
+
+    ``records`` are the records completed by this call, ``validation_elbo`` the latest one in nats per example,
+    ``model`` what the run would hand over if it ended here.
+    """
+
+    step: int
+    total_steps: int
+    records: tuple[Record, ...]
+    latest: Record
+    examples_per_second: float
+    seconds: float
+    validation_elbo: float | None
+    best_step: int | None
+    finished: bool
+    trainer: Trainer = field(repr=False)
+
+    @property
+    def model(self) -> Model:
+        """The averaged weights, at the best evaluation when there was validation data."""
+        return self.trainer.model()
+
+
+def train(
+    model: Model,
+    objective: ObjectiveSpec,
+    data: RowSource,
+    plan: Plan | None = None,
+    *,
+    validation: RowSource | None = None,
+    resume: dict[str, np.ndarray] | None = None,
+) -> Iterator[Progress]:
+    """Train a model and yield a :class:`Progress` after every compiled call; the last one holds the result.
+
+    ``resume`` is a checkpoint, as :meth:`Trainer.checkpoint` gave it in a run with the same arguments: the rest of the
+    run is then bit-identical to one that was never interrupted, on the same kind of machine. Raises
+    :class:`~tightbound.errors.DataError` when the data does not fit the model, and
+    :class:`~tightbound.errors.TrainingError` when gradients stay non-finite.
+    """
+    trainer = Trainer(model, objective, data, plan or Plan(), validation)
+    if resume is not None:
+        trainer.restore(resume)
+    return trainer.run()
+
+
+class Trainer:
+    """A run in progress: the state on the device and the few numbers beside it."""
+
+    def __init__(
+        self, model: Model, objective: ObjectiveSpec, data: RowSource, plan: Plan, validation: RowSource | None = None
+    ) -> None:
+        count = len(data.x)
+        for source in (data, validation):
+            _check(model, source)
+        self.plan, self.count, self.batch = plan, count, min(plan.batch_size, count)
+        self.total = plan.total_steps(count)
+        self.interval = plan.evaluation_interval(count)
+        self.record_every = max(1, math.ceil(self.total / RECORDS))
+        self.rates = plan.rates(count)
+        self.objective = objective.build()
+        self.rows = place(data)
+        self.key = run_key(plan.seed)
+        self.validation = place(validation) if validation is not None and len(validation.x) else None
+        self.validation_count = len(validation.x) if validation is not None else 0
+        trained, self.rest = trainable(model)
+        self.state = _begin(trained, self.rates)
+        self.best = trained
+        self.marks = Marks()
+        self.pending: list[StepRecord] = []
+
+    def run(self) -> Iterator[Progress]:
+        """Run to the end, or to early stopping, yielding after every compiled call."""
+        started, length = time.monotonic(), 1
+        while not self.finished:
+            steps = min(length, CHUNK, self._until_event())
+            before = time.monotonic()
+            self._advance(steps)
+            seconds = time.monotonic() - before
+            length = int(np.clip(steps * CALL_SECONDS / seconds, 1, 4 * steps))
+            latest, records = self._records()
+            yield Progress(
+                self.marks.step, self.total, records, latest, steps * self.batch / seconds,
+                time.monotonic() - started, self.marks.validation_elbo, self.marks.best_step, self.finished, self,
+            )  # fmt: skip
+
+    @property
+    def finished(self) -> bool:
+        """Whether the plan is fulfilled or early stopping has stopped the run."""
+        patience = self.plan.patience
+        return self.marks.step >= self.total or (patience is not None and self.marks.since_best >= patience)
+
+    def model(self) -> Model:
+        """Return the model that the run would hand over now."""
+        return merge(self.best if self.marks.best_step is not None else self._current(), self.rest)
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Return everything that the rest of the run depends on, as named arrays.
+
+        Raises :class:`TrainingError` between two records; ask when ``Progress.records`` is not empty.
+        """
+        if self.pending:
+            raise TrainingError("a checkpoint is taken when a record has just been completed")
+        marks = {f"marks.{name}": np.float64(np.nan if value is None else value) for name, value in vars(self.marks).items()}
+        return {**to_arrays({"state": self.state, "best": self.best}), **{k: np.asarray(v) for k, v in marks.items()}}
+
+    def restore(self, checkpoint: dict[str, np.ndarray]) -> None:
+        """Continue from a checkpoint; raise :class:`~tightbound.errors.FormatError` when it is of another run."""
+        arrays = dict(checkpoint)
+        marks = {name: float(arrays.pop(f"marks.{name}", math.nan)) for name in vars(self.marks)}
+        restored = from_arrays({"state": self.state, "best": self.best}, arrays)
+        self.state, self.best = restored["state"], restored["best"]
+        self.marks = Marks.read(marks)
+
+    def _current(self) -> Model:
+        return self.state.average if self.plan.average else self.state.trained
+
+    def _until_event(self) -> int:
+        step = self.marks.step
+        return min(self.total - step, *(every - step % every for every in (self.record_every, self.interval)))
+
+    def _advance(self, steps: int) -> None:
+        order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
+        order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
+        self.state, log = _run(
+            self.state, self.rest, self.objective, self.rows, order, np.int32(steps), self.key, self.rates
+        )
+        self.pending += [StepRecord(*row) for row in np.asarray(log)[:steps].tolist()]
+        if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
+            raise TrainingError(self._post_mortem(order))
+        self.marks.step += steps
+        if self.validation is not None and (self.marks.step % self.interval == 0 or self.marks.step == self.total):
+            self._evaluate(self.validation)
+
+    def _records(self) -> tuple[Record, tuple[Record, ...]]:
+        """Return the mean of the steps since the last record, and the record that is thereby completed, if any."""
+        marks = self.marks
+        columns = np.mean(np.asarray(self.pending), axis=0, where=np.asarray(self.pending)[:, -1:] > 0)
+        loss, bound, reconstruction, kl, beta, rate, _ = columns.tolist()
+        epoch = marks.step * self.batch / self.count
+        evaluated = marks.validation_elbo if marks.evaluated_step == marks.step else None
+        skipped = int(self.state.skipped)
+        latest = Record(marks.step, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
+        if evaluated is None and marks.step % self.record_every and not self.finished:
+            return latest, ()
+        self.pending = []
+        return latest, (latest,)
+
+    def _evaluate(self, rows: Rows) -> None:
+        """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights."""
+        current, marks = self._current(), self.marks
+        objective = ELBO().build()
+        key = jax.random.fold_in(self.key, -1)
+        (bounds,) = over_blocks(
+            _evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, merge(current, self.rest), objective, key
+        )
+        marks.validation_elbo, marks.evaluated_step = float(np.mean(bounds, dtype=np.float64)), marks.step
+        marks.since_best += 1
+        if marks.best_step is None or marks.validation_elbo > marks.best_elbo:
+            marks.best_elbo, marks.best_step, marks.since_best = marks.validation_elbo, marks.step, 0
+            self.best = current
+
+    def _post_mortem(self, order: np.ndarray) -> str:
+        step = int(self.state.step)
+        index = order[step - self.marks.step - 1]
+        model = merge(self.state.trained, self.rest)
+        terms = _examine(model, self.objective, self.rows, index, step_key(self.key, step - 1))
+        parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])
+        bad = ~np.isfinite(parts[index >= 0])
+        rows = np.unique(index[index >= 0][bad.any(axis=1)])
+        named = ", ".join(map(str, rows[:10])) + (" …" if len(rows) > 10 else "")
+        if len(rows) == 0:
+            cause = "every row's loss is finite but the gradient is not: lower the learning rate or `clip`"
+        elif len(rows) > len(parts) / 2:
+            cause = f"most rows of the batch (such as {named}) have no finite loss: the weights have run away; lower the learning rate"
+        else:
+            term = "reconstruction" if bad[:, 0].any() else "KL"
+            cause = f"the {term} is not finite for training rows {named}: look for extreme values in them, and scale or remove them"
+        return f"{GIVE_UP_AFTER} steps in a row, up to step {step}, had no finite gradient and were skipped; {cause}"
+
+
+@dataclass
+class Marks:
+    """The numbers that live on the host: where the run is and how the evaluations went."""
+
+    step: int = 0
+    evaluated_step: int | None = None
+    validation_elbo: float | None = None
+    best_step: int | None = None
+    best_elbo: float = -math.inf
+    since_best: int = 0
+
+    @classmethod
+    def read(cls, numbers: dict[str, float]) -> Marks:
+        """Return the marks from floats, NaN standing for None."""
+        known = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+        whole = {name: int(v) for name, v in known.items() if v is not None and "elbo" not in name}
+        return cls(**{**known, **whole})  # type: ignore[arg-type]
+
+
+def run_key(seed: int) -> Array:
+    """Return the key of a run, from all 64 bits of the seed."""
+    return jax.random.wrap_key_data(np.random.SeedSequence(seed).generate_state(_KEY_WORDS), impl=_KEY_KIND)
+
+
+def step_key(key: Array, step: Array | int) -> Array:
+    """Return the key of a step of the run."""
+    return jax.random.fold_in(key, step)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of the rows in an epoch: a permutation that is a function of (seed, epoch)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
+
+
+def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarray:
+    """Return the rows (steps, batch) of consecutive steps, cut from the endless stream of epoch orders."""
+    first, last = step * batch, (step + steps) * batch
+    epochs = range(first // count, -(-last // count))
+    joined = np.concatenate([epoch_order(seed, epoch, count) for epoch in epochs])
+    offset = epochs.start * count
+    return joined[first - offset : last - offset].reshape(steps, batch)
+
+
+def _check(model: Model, data: RowSource | None) -> None:
+    if data is None:
+        return
+    if data.sites != model.spec.sites:
+        raise DataError(f"the data has {data.sites.describe()}, but the model is for {model.spec.sites.describe()}")
+
+
+@eqx.filter_jit
+def _begin(trained: Model, rates: Rates) -> State:
+    zero = jnp.int32(0)
+    return State(trained, rates.optimiser(zero).init(trained), trained, zero, zero, zero)
+
+
+@eqx.filter_jit
+def _run(
+    state: State, rest: Model, objective: Objective, rows: Rows, order: Array, steps: Array, key: Array, rates: Rates
+) -> tuple[State, Float[Array, "C 7"]]:
+    """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite."""
+    first = state.step
+
+    def unfinished(carry: tuple[State, Array]) -> Array:
+        return (carry[0].step - first < steps) & (carry[0].skipped_in_row < GIVE_UP_AFTER)
+
+    def one(carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, log = carry
+        position = state.step - first
+        state, record = _step(state, rest, objective, rows, order[position], key, rates)
+        return state, log.at[position].set(jnp.stack(record))
+
+    log = jnp.zeros((CHUNK, len(StepRecord._fields)))
+    return jax.lax.while_loop(unfinished, one, (state, log))
+
+
+def _step(
+    state: State, rest: Model, objective: Objective, rows: Rows, index: Array, key: Array, rates: Rates
+) -> tuple[State, StepRecord]:
+    data_key, noise_key = jax.random.split(step_key(key, state.step))
+    batch = rows.batch(index, data_key)
+
+    def loss(trained: Model) -> tuple[Array, Loss]:
+        result = objective(merge(trained, rest), batch, noise_key, state.step)
+        return result.value, result
+
+    gradient, result = jax.grad(loss, has_aux=True)(state.trained)
+    length = optax.global_norm(gradient)
+    finite = jnp.isfinite(length) & jnp.isfinite(result.value)
+    shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
+    gradient = jax.tree.map(lambda g: g * shorten, gradient)
+    updates, optimiser = rates.optimiser(state.step).update(gradient, state.optimiser, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    decay = rates.averaging(state.step)
+    average = jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, state.average, trained)
+    # A step without a finite gradient leaves everything as it was, but is counted.
+    trained, optimiser, average = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (trained, optimiser, average),
+        (state.trained, state.optimiser, state.average),
+    )
+    skipped = 1 - finite.astype(jnp.int32)
+    following = State(
+        trained, optimiser, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped
+    )
+    terms = result.terms
+    rate = rates.learning_rate(state.step)
+    divergence = jnp.sum(terms.kl)
+    return following, StepRecord(
+        result.value, terms.bound, terms.reconstruction, divergence, result.beta, rate, finite.astype(jnp.float32)
+    )
+
+
+@eqx.filter_jit
+def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective, key: Array) -> tuple[Array]:
+    return (_terms(model, objective, rows, index, jax.random.fold_in(key, index[0])).bound,)
+
+
+@eqx.filter_jit
+def _examine(model: Model, objective: Objective, rows: Rows, index: Array, key: Array) -> Terms:
+    return _terms(model, objective, rows, index, key)
+
+
+def _terms(model: Model, objective: Objective, rows: Rows, index: Array, key: Array) -> Terms:
+    data_key, noise_key = jax.random.split(key)
+    return objective.rows(model, rows.batch(index, data_key), noise_key)
