@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
-from tightbound.data.columns import Missing, flatten, mark_missing, regrid
+from tightbound.data.columns import Missing, flatten, mark_missing, observed_cells, regrid
 from tightbound.data.draws import bits, part_sizes, permutation
 from tightbound.data.fields import compact, exposures, label_column, mask, read_only, row_numbers, unique_names
 from tightbound.data.moments import check_precision, global_scale, moments
@@ -239,18 +239,36 @@ def from_arrays(
     rows = flatten(x)
     rows = rows._replace(names=unique_names(tuple(names) or rows.names, rows.cells.shape[1]))
     seen = mark_missing(rows, observed, missing)
-    cells = rows.cells if seen is None else np.where(seen, rows.cells, np.zeros((), rows.cells.dtype))  # 0 suits every kind
+    cells = observed_cells(rows, seen)
     grid = rows.shape if shape is None else regrid(rows.shape, shape)
-    sites, note = _sites(cells, grid, kind, levels, exposed=exposure is not None)
-    if seen is not None or missing == "mask":
-        sites = sites.replace(missing=True)
-    data = Dataset(
-        np.array(cells) if sites.kind != "real" else _single(cells, seen, rows.names),
-        sites,
-        seen,
-        None if exposure is None else np.array(exposure),
-        None if labels is None else np.array(labels),
-        rows.names,
-        source,
+    support = decide(cells, kind, levels, image=len(grid) == 3, exposed=exposure is not None)
+    sites = _sites(grid, support, missing=seen is not None or missing == "mask", exposed=exposure is not None)
+    summary = check_precision(cells, seen, rows.names) if sites.kind == "real" else moments(cells, seen)
+    values = compact(cells, sites, seen, rows.names, binarise=False)
+    return Dataset(
+        x=values.copy() if np.may_share_memory(values, rows.cells) else values,
+        sites=sites,
+        observed=seen,
+        exposure=exposure,
+        labels=labels,
+        names=rows.names,
+        source=source,
+        notes=(*([support.note] if support.note else []), *value_notes(cells, sites, summary, rows.names)),
     )
-    return data
+
+
+def _sites(grid: tuple[int, ...], support: Support, *, missing: bool, exposed: bool) -> Sites:
+    try:
+        return Sites(shape=grid, kind=support.kind, levels=support.levels, missing=missing, exposure=exposed)
+    except SpecError as error:
+        raise DataError(f"the data cannot be of kind '{support.kind}': {error}") from None
+
+
+def _not_grey(sites: Sites) -> str:
+    advice = {
+        "binary": "they are bits already; leave binarisation out",
+        "real": "pass whole grey levels, such as np.round(x * 255).astype(np.uint8) for x in [0, 1]",
+        "count": "if these are grey levels, pass kind='levels' and levels=256",
+        "category": "categories have no order to turn into a probability",
+    }[sites.kind]
+    return f"binarisation turns grey levels into bits, but these are {sites.describe()}; {advice}"

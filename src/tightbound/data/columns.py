@@ -10,7 +10,7 @@ import numpy as np
 
 from tightbound.errors import DataError
 
-__all__ = ["Missing", "Rows", "column_list", "flatten", "mark_missing", "regrid"]
+__all__ = ["Missing", "Rows", "column_list", "flatten", "mark_missing", "observed_cells", "regrid"]
 
 Missing = Literal["refuse", "mask"]
 
@@ -118,6 +118,15 @@ def mark_missing(rows: Rows, observed: Any, missing: Missing) -> np.ndarray | No
     if missing == "refuse":
         raise DataError(_where_missing(gone, rows.names))
     return ~gone if seen is None else seen & ~gone
+
+
+def observed_cells(rows: Rows, seen: np.ndarray | None) -> np.ndarray:
+    """Return the cells with 0, a value of every kind, where nothing was observed; refuse infinite values."""
+    cells = rows.cells if seen is None else np.where(seen, rows.cells, np.zeros((), rows.cells.dtype))
+    if cells.dtype.kind == "f" and not np.isfinite(cells).all():
+        where = column_list(np.isinf(cells).any(axis=0), rows.names)
+        raise DataError(f"infinite values in {where}; replace them, or mark them as not observed")
+    return cells
 
 
 def _same_cells(observed: Any, cells: np.ndarray) -> np.ndarray:

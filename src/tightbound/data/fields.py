@@ -43,7 +43,7 @@ def exposures(exposure: Any, count: int, sites: Sites) -> np.ndarray | None:
     if exposure is None:
         return None
     try:
-        values = np.asarray(exposure, dtype=np.float32)
+        values = np.array(exposure, dtype=np.float32)
     except (ValueError, TypeError):
         raise DataError("exposure is not numeric, expected one positive number per row") from None
     if values.shape != (count,):
@@ -58,7 +58,10 @@ def label_column(labels: Any, count: int) -> np.ndarray | None:
     """Return the labels, numbers or text, one per row."""
     if labels is None:
         return None
-    values = np.asarray(labels)
+    try:
+        values = np.array(labels)
+    except ValueError:
+        raise DataError(f"labels are not a plain list, expected {count} numbers or words") from None
     if values.shape != (count,):
         raise DataError(f"labels have shape {values.shape}, expected ({count},): one per row")
     if values.dtype.kind == "O":

@@ -1,0 +1,54 @@
+"""The record of an estimate: no number without its unit, its side of the truth and its standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tightbound.schema import Measure
+
+__all__ = ["Estimate", "mean_estimate"]
+
+Side = Literal["lower", "upper", "exact", "none"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over examples, in nats per example.
+
+    ``side`` says where its expectation lies: a ``lower`` or ``upper`` bound, ``exact``, or ``none`` (neither is
+    guaranteed). ``se`` is the standard error of the mean over ``examples``; it holds both the spread between examples
+    and the noise of the draws. ``ess`` is the median effective sample size of the draws of an example.
+    """
+
+    value: float
+    se: float
+    side: Side
+    method: str
+    draws: int
+    examples: int
+    measure: Measure
+    ess: float | None = None
+    given: Literal["data", "simulated"] = "data"
+
+    def bits_per_dimension(self, sites: int) -> tuple[float, float]:
+        """Return −value and se in bits per site, for data with a counting measure."""
+        return -self.value / (sites * math.log(2)), self.se / (sites * math.log(2))
+
+    def __str__(self) -> str:
+        side = {"lower": "lower bound", "upper": "upper bound", "exact": "exact", "none": "no bound"}[self.side]
+        examples = f"{self.examples:,} example" + ("s" if self.examples != 1 else "")
+        return f"{self.value:.2f} ± {self.se:.2f} nats per example ({side} in expectation, {self.method}, {examples})"
+
+
+def mean_estimate(
+    values: np.ndarray, *, side: Side, method: str, draws: int, measure: Measure, ess: np.ndarray | None = None
+) -> Estimate:
+    """Return the mean of per-example values with its standard error (NaN for a single example)."""
+    values = np.asarray(values, np.float64)
+    se = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    typical = None if ess is None else float(np.median(ess))
+    return Estimate(float(values.mean()), se, side, method, draws, len(values), measure, typical)

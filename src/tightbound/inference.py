@@ -1,0 +1,95 @@
+"""What a trained model is used for, over many rows: embed, reconstruct, sample. One vmap per verb."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from tightbound.errors import DataError, SpecError
+from tightbound.model import Model
+from tightbound.rows import Batch, Rows, RowSource, blocks, over_blocks, place
+
+__all__ = ["Embedding", "decode", "embed", "reconstruct", "sample"]
+
+BLOCK = 256
+
+
+class Embedding(NamedTuple):
+    """Mean and standard deviation of q(z|x) for every row, each (n, L)."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+def embed(model: Model, data: RowSource) -> Embedding:
+    """Return mean and standard deviation of q(z|x) for every row: deterministic, no draw is taken."""
+    return Embedding(*over_blocks(_embed, _placed(model, data), len(data.x), BLOCK, model))
+
+
+def reconstruct(model: Model, data: RowSource) -> np.ndarray:
+    """Return E[x|z] at the mean of q(z|x) for every row, shape (n, D): deterministic."""
+    return over_blocks(_reconstruct, _placed(model, data), len(data.x), BLOCK, model)[0]
+
+
+def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = None) -> np.ndarray:
+    """Draw ``count`` rows from p(x), shape (count, D), by ancestral sampling from the model's own prior.
+
+    Row i is a function of (seed, i). Models of counts with exposure draw at the given one (1 by default).
+    """
+    if count < 1:
+        raise SpecError("sample", (("count", f"expected at least 1, got {count}"),))
+    key = jax.random.key(seed)
+    level = None if not model.spec.sites.exposure else jnp.float32(1.0 if exposure is None else exposure)
+    parts = [np.asarray(_sample(model, key, index, level))[:used] for index, used in blocks(count, BLOCK)]
+    return np.concatenate(parts)
+
+
+def decode(model: Model, z: np.ndarray) -> np.ndarray:
+    """Return E[x|z] for every row of z (n, L), shape (n, D)."""
+    z = np.asarray(z, np.float32)
+    if z.ndim != 2 or z.shape[1] != model.spec.latent:
+        raise DataError(f"z has shape {z.shape}, expected (n, {model.spec.latent})")
+    parts = [np.asarray(_decode(model, z[np.maximum(index, 0)]))[:used] for index, used in blocks(len(z), BLOCK)]
+    return np.concatenate(parts)
+
+
+def _placed(model: Model, data: RowSource) -> Rows:
+    if data.sites != model.spec.sites:
+        raise DataError(f"the data has {data.sites.describe()}, but the model is for {model.spec.sites.describe()}")
+    if data.binarise:
+        raise DataError("dynamic binarisation has no fixed x: draw the bits once with data.binarised(seed)")
+    return place(data)
+
+
+def _rowwise(function: object, rows: Rows, index: Array, *, exposure: bool) -> tuple[Array, ...]:
+    batch: Batch = rows.batch(index, jax.random.key(0))
+    inputs = (batch.x, batch.observed, batch.exposure) if exposure else (batch.x, batch.observed)
+    in_axes = tuple(None if part is None else 0 for part in inputs)
+    result = jax.vmap(function, in_axes=in_axes)(*inputs)  # type: ignore[arg-type]
+    return result if isinstance(result, tuple) else (result,)
+
+
+@eqx.filter_jit
+def _embed(rows: Rows, index: Array, model: Model) -> tuple[Array, ...]:
+    return _rowwise(model.embed, rows, index, exposure=False)
+
+
+@eqx.filter_jit
+def _reconstruct(rows: Rows, index: Array, model: Model) -> tuple[Array, ...]:
+    return _rowwise(model.reconstruct, rows, index, exposure=True)
+
+
+@eqx.filter_jit
+def _sample(model: Model, key: Array, index: Array, exposure: Array | None) -> Array:
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(index)
+    return jax.vmap(lambda row_key: model.sample(row_key, exposure))(keys)
+
+
+@eqx.filter_jit
+def _decode(model: Model, z: Array) -> Array:
+    return jax.vmap(model.decode)(z)
