@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from tightbound.errors import DataError, SpecError
 from tightbound.model import Model
-from tightbound.rows import Batch, Rows, RowSource, blocks, over_blocks, place
+from tightbound.rows import Batch, Rows, RowSource, blocks, over_blocks, place, require_fixed
 
 __all__ = ["Embedding", "decode", "embed", "reconstruct", "sample"]
 
@@ -59,10 +59,7 @@ def decode(model: Model, z: np.ndarray) -> np.ndarray:
 
 
 def _placed(model: Model, data: RowSource) -> Rows:
-    if data.sites != model.spec.sites:
-        raise DataError(f"the data has {data.sites.describe()}, but the model is for {model.spec.sites.describe()}")
-    if data.binarise:
-        raise DataError("dynamic binarisation has no fixed x: draw the bits once with data.binarised(seed)")
+    require_fixed(model.spec.sites, data)
     return place(data)
 
 

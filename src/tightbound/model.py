@@ -199,8 +199,8 @@ def _build(spec: VAE, key: Array, statistics: Statistics) -> Model:
     return Model(encoder, decoder, posterior, prior, likelihood, mean, scale, spec)
 
 
-def trainable(model: Model) -> tuple[Model, Model]:
-    """Split a model into (what is trained, the rest), two pytrees that :func:`merge` joins."""
+def trainable(model: Tree) -> tuple[Tree, Tree]:
+    """Split a model, or a part of one, into (what is trained, the rest), two pytrees that :func:`merge` joins."""
     mask = jax.tree.map(
         lambda node: not isinstance(node, Constant) and eqx.is_inexact_array(node),
         model,
@@ -209,7 +209,7 @@ def trainable(model: Model) -> tuple[Model, Model]:
     return eqx.partition(model, mask, is_leaf=lambda node: isinstance(node, Constant))
 
 
-def merge(trained: Model, rest: Model) -> Model:
+def merge(trained: Tree, rest: Tree) -> Tree:
     """Join what :func:`trainable` split."""
     return eqx.combine(trained, rest, is_leaf=lambda node: isinstance(node, Constant))
 

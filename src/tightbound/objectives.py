@@ -145,7 +145,9 @@ class _ELBO(Objective):
 
     def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
         beta = self.beta * jnp.minimum(1.0, step / jnp.maximum(self.warmup, 1.0) + (self.warmup == 0))
-        penalised = jnp.sum(jnp.maximum(terms.kl, self.free_bits * latents))
+        # Without free bits nothing is clamped: a Monte Carlo KL may be negative, and cutting it at 0 would bias the loss.
+        floored = jnp.where(self.free_bits > 0, jnp.maximum(terms.kl, self.free_bits * latents), terms.kl)
+        penalised = jnp.sum(floored)
         return Loss(terms.reconstruction + beta * penalised, terms, beta)
 
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from tightbound.errors import DataError
 from tightbound.schema import Sites
 
-__all__ = ["Batch", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "place"]
+__all__ = ["Batch", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "place", "require_fixed", "require_sites"]
 
 
 class RowSource(Protocol):
@@ -81,6 +82,19 @@ def bucket(count: int) -> int:
     """
     step = 2 ** max(int(math.floor(math.log2(max(count, 1)))) - 2, 4)
     return max(-(-count // step) * step, 64)
+
+
+def require_sites(sites: Sites, data: RowSource) -> None:
+    """Raise :class:`~tightbound.errors.DataError` when the data has other sites than a model is for."""
+    if data.sites != sites:
+        raise DataError(f"the data has {data.sites.describe()}, but the model is for {sites.describe()}")
+
+
+def require_fixed(sites: Sites, data: RowSource) -> None:
+    """Raise :class:`~tightbound.errors.DataError` when the data has other sites, or bits that are not drawn yet."""
+    require_sites(sites, data)
+    if data.binarise:
+        raise DataError("dynamic binarisation has no fixed x to evaluate: draw the bits once with data.binarised(seed)")
 
 
 def place(data: RowSource) -> Rows:

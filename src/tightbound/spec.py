@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self
@@ -96,9 +97,9 @@ def _unknown_field(cls: type[BaseModel], name: str) -> str:
 def _freeze(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_freeze(item) for item in value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise ValueError(f"arguments of a custom part are numbers, strings, booleans and lists of them, not {value!r}")
+    raise ValueError(f"arguments of a custom part are finite numbers, strings, booleans and lists of them, not {value!r}")
 
 
 class Custom(Spec):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import safetensors.numpy
@@ -25,10 +27,21 @@ from tightbound.files import read_json, refuse_existing, write_bytes, write_json
 from tightbound.model import VAE, Model, from_arrays, to_arrays
 from tightbound.spec import Spec, canonical_json, customs
 
-__all__ = ["FORMAT", "Run", "RunWriter", "environment", "environment_differences", "load_model", "read_run", "save_model"]
+__all__ = [
+    "FORMAT",
+    "Run",
+    "RunWriter",
+    "environment",
+    "environment_differences",
+    "load_model",
+    "read_run",
+    "require_trust",
+    "save_model",
+]
 
 FORMAT = 1
-_MODEL, _CHECKPOINT, _METRICS, _SPLIT = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "split.safetensors"
+_MODEL, _CHECKPOINT, _SPLIT = "model.safetensors", "checkpoint.safetensors", "split.safetensors"
+_METRICS, _ENVIRONMENT = "metrics.jsonl", "environment.json"
 # What the last bits of a trained model depend on, besides spec, data, plan and seed.
 _BITS_DEPEND_ON = ("jaxlib", "device", "cores", "processor")
 
@@ -37,13 +50,20 @@ def environment() -> dict[str, Any]:
     """Return what a run was made with: versions, device kind, number of visible cores, processor."""
     packages = ("tightbound", "jax", "jaxlib", "equinox", "numpyro", "optax", "numpy")
     return {
-        **{name: metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": jax.devices()[0].device_kind,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"  # run from its source tree
 
 
 def _processor() -> str:
@@ -80,11 +100,36 @@ def load_model(path: str | Path, *, trust: Sequence[str] = ()) -> Model:
     :class:`~tightbound.errors.FormatError` for truncated, foreign or newer files and
     :class:`~tightbound.errors.UntrustedError` with the exact string to add.
     """
-    path = Path(path)
-    arrays, head = _unpack(path / _MODEL if path.is_dir() else path)
+    path = _model_file(Path(path))
+    arrays, head = _unpack(path)
     spec = _read_spec(head.get("spec"), path)
     require_trust(spec, trust)
-    return from_arrays(spec.build(jax.random.key(0)), arrays)
+    try:
+        return from_arrays(_outline(spec), arrays)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def _model_file(path: Path) -> Path:
+    if path.is_dir():
+        return path / _MODEL
+    if not path.exists():
+        raise FormatError(f"{path} does not exist{_unfinished(path)}")
+    return path
+
+
+def _outline(spec: VAE) -> Model:
+    """Return the model with arrays of the right names, shapes and types that take no memory and no time to make.
+
+    What a file announces is compared with what it holds before anything of the announced size is allocated.
+    """
+    shapes = eqx.filter_eval_shape(spec.build, jax.random.key(0))
+
+    def empty(leaf: Any) -> Any:
+        is_shape = isinstance(leaf, jax.ShapeDtypeStruct)
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if is_shape else leaf
+
+    return jax.tree.map(empty, shapes)
 
 
 def require_trust(spec: Spec, trust: Sequence[str]) -> None:
@@ -120,22 +165,31 @@ def _unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if text is None:
                 raise FormatError(f"{path} is a safetensors file, but not one that tightbound wrote")
             head = json.loads(text)
-            if head.get("format", 0) > FORMAT:
-                raise FormatError(
-                    f"{path} has format {head['format']}, this version reads up to {FORMAT}: install a newer tightbound"
-                )
+            _check_format(head, path)
             return {name: file.get_tensor(name) for name in file.keys()}, head  # noqa: SIM118
     except FormatError:
         raise
     except FileNotFoundError:
         raise FormatError(f"{path} does not exist") from None
-    except (OSError, SafetensorError, json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise FormatError(f"{path} is truncated or not a tightbound file ({error})") from None
+
+
+def _check_format(head: Any, path: Path) -> None:
+    number = head.get("format") if isinstance(head, dict) else None
+    if not isinstance(number, int) or number < 1:
+        raise FormatError(f"{path} names no format number, so it is not a file that tightbound wrote")
+    if number > FORMAT:
+        raise FormatError(f"{path} has format {number}, this version reads up to {FORMAT}: install a newer tightbound")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back: what was trained on what, how, and what came out."""
+    """A finished run, read back: what was trained on what, how, and what came out.
+
+    ``training`` holds the objective, the plan, what identifies the data, and how it was loaded; ``summary`` the numbers;
+    ``split`` the row numbers of the parts.
+    """
 
     path: Path
     spec: VAE
@@ -157,16 +211,24 @@ def read_run(path: str | Path) -> Run:
     """Read a run folder; raise :class:`~tightbound.errors.FormatError` when it is absent, unfinished or newer."""
     path = Path(path)
     if not path.is_dir():
-        unfinished = f"; {_partial(path)} is an unfinished run: continue it with --resume" if _partial(path).is_dir() else ""
-        raise FormatError(f"{path} is not a run folder{unfinished}")
+        raise FormatError(f"{path} is not a run folder{_unfinished(path)}")
     head = read_json(path / "spec.json")
-    if not isinstance(head, dict) or "format" not in head:
-        raise FormatError(f"{path / 'spec.json'} is not the spec of a run")
-    if head["format"] > FORMAT:
-        raise FormatError(f"{path} has format {head['format']}, this version reads up to {FORMAT}: install a newer tightbound")
+    _check_format(head, path / "spec.json")
     split, _ = _unpack(path / _SPLIT)
-    parts = {name: read_json(path / f"{name}.json") for name in ("training", "environment", "summary")}
+    parts = {name: _read_object(path / f"{name}.json") for name in ("training", "environment", "summary")}
     return Run(path, _read_spec(head.get("model"), path), **parts, split=split)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} holds {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _unfinished(path: Path) -> str:
+    partial = _partial(path)
+    return f"; {partial} is an unfinished run: continue it with --resume" if partial.is_dir() else ""
 
 
 def _partial(path: Path) -> Path:
@@ -184,8 +246,21 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """What an unfinished run continues with: its last checkpoint (None before the first), its records, what differs."""
+
+    arrays: dict[str, np.ndarray] | None
+    step: int
+    records: list[dict[str, Any]]
+    differences: tuple[str, ...]
+
+
 class RunWriter:
-    """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``finish``."""
+    """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``finish``.
+
+    Killed at any moment it leaves either nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -198,35 +273,62 @@ class RunWriter:
             raise OutputExistsError(
                 f"{self.partial} is an unfinished run: continue it with --resume, or remove it and start anew"
             )
-        write_json(self.partial / "environment.json", environment())
+        self._begin(spec, training, split)
+
+    def _begin(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
+        write_json(self.partial / _ENVIRONMENT, environment())
         write_bytes(self.partial / _SPLIT, _pack(split, {"format": FORMAT}))
         write_json(self.partial / "training.json", training)
         write_json(self.partial / "spec.json", {"format": FORMAT, "model": spec.model_dump(mode="json")})
 
-    def resume(self, spec: VAE, training: dict[str, Any]) -> tuple[dict[str, np.ndarray] | None, tuple[str, ...]]:
-        """Return the last checkpoint of an unfinished run (None before the first) and what differs since then.
+    def resume(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> Resumed:
+        """Return what an unfinished run continues with; one that was killed before it began begins now.
 
-        Raises :class:`StoreError` when there is nothing to resume or when the spec or the training differ.
+        Raises :class:`StoreError` when there is nothing to resume or when spec, objective, plan or data differ.
         """
         if not self.partial.is_dir():
             state = "is finished" if self.path.exists() else "does not exist"
             raise StoreError(f"nothing to resume: {self.path} {state}, and there is no {self.partial}")
+        for leftover in self.partial.glob(".*"):  # temporary files of a process that was killed
+            leftover.unlink()
         if not (self.partial / "spec.json").exists():
-            raise StoreError(f"{self.partial} was interrupted before it began; remove it and start anew")
-        stored = {"model": read_json(self.partial / "spec.json")["model"], **read_json(self.partial / "training.json")}
-        wanted = {"model": spec.model_dump(mode="json"), **json.loads(canonical_json(training))}
-        changed = [name for name in stored | wanted if stored.get(name) != wanted.get(name)]
-        if changed:
-            raise StoreError(f"{self.partial} was started with other settings ({', '.join(changed)}): resume with the same")
-        differences = environment_differences(read_json(self.partial / "environment.json"), environment())
+            self._begin(spec, training, split)
+        self._require_same(spec, training)
+        differences = self._note_environment()
         checkpoint = self.partial / _CHECKPOINT
         if not checkpoint.exists():
             write_bytes(self.partial / _METRICS, b"")
-            return None, differences
+            return Resumed(None, 0, [], differences)
         arrays, head = _unpack(checkpoint)
         kept = [record for record in _read_lines(self.partial / _METRICS) if record["step"] <= head["step"]]
         write_bytes(self.partial / _METRICS, "".join(canonical_json(record) + "\n" for record in kept).encode())
-        return arrays, differences
+        return Resumed(arrays, head["step"], kept, differences)
+
+    def _require_same(self, spec: VAE, training: dict[str, Any]) -> None:
+        head = read_json(self.partial / "spec.json")
+        _check_format(head, self.partial / "spec.json")
+        stored = {"model": head.get("model"), **_read_object(self.partial / "training.json")}
+        wanted = {"model": spec.model_dump(mode="json"), **json.loads(canonical_json(training))}
+        changed = [
+            f"{name}.{part}"
+            for name in ("model", "objective", "plan", "data")
+            for part in _differing(stored.get(name) or {}, wanted.get(name) or {})
+            if (name, part) != ("plan", "checkpoint_seconds")
+        ]
+        if changed:
+            raise StoreError(
+                f"{self.partial} was started with other settings ({', '.join(changed)}): resume it with the same ones, "
+                "or choose another name"
+            )
+
+    def _note_environment(self) -> tuple[str, ...]:
+        """Return what differs since the run began, and keep it with the run."""
+        file = self.partial / _ENVIRONMENT
+        began = _read_object(file)
+        differences = environment_differences(began, environment())
+        if differences:
+            write_json(file, {**began, "resumed_elsewhere": [*began.get("resumed_elsewhere", []), list(differences)]})
+        return differences
 
     def record(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records to ``metrics.jsonl``."""
@@ -240,17 +342,25 @@ class RunWriter:
         """Replace the checkpoint; what was there stays until the new one is whole."""
         write_bytes(self.partial / _CHECKPOINT, _pack(arrays, {"format": FORMAT, "step": step}))
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume from."""
+        return (self.partial / _CHECKPOINT).exists()
+
     def discard(self) -> None:
-        """Remove a run that never took a step, so that a user's mistake leaves nothing behind."""
-        for file in sorted(self.partial.glob("*")):
-            file.unlink()
-        self.partial.rmdir()
+        """Remove a run that holds nothing yet, so that a user's mistake leaves nothing behind."""
+        shutil.rmtree(self.partial, ignore_errors=True)
 
     def finish(self, model: Model, summary: dict[str, Any]) -> None:
-        """Write the model and the summary, drop the checkpoint, and give the folder its name."""
+        """Write the model and the summary, give the folder its name, and drop the checkpoint."""
+        refuse_existing(self.path)
         target = self.partial / _MODEL
         write_bytes(target, _pack(to_arrays(model), {"format": FORMAT, "spec": model.spec.model_dump(mode="json")}))
         write_json(self.partial / "summary.json", summary)
-        (self.partial / _CHECKPOINT).unlink(missing_ok=True)
-        refuse_existing(self.path)
+        # The name comes before the clean-up: a kill in between leaves a whole run, not one without its checkpoint.
         self.partial.rename(self.path)
+        (self.path / _CHECKPOINT).unlink(missing_ok=True)
+
+
+def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]

@@ -1,1 +1,1 @@
-"""Reading data: arrays, files, image folders and the built-in digits become a :class:`~tightbound.data.arrays.Dataset`."""
+"""Reading data: arrays, files, image folders and the digits become a :class:`~tightbound.data.arrays.Dataset`."""

@@ -90,11 +90,12 @@ def _read_array(stream: IO[bytes], available: int, what: str) -> np.ndarray:
         raise DataError(f"{what} holds pickled Python objects, which are never loaded; save numbers: x.astype(float)")
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > available - start:
-        raise DataError(f"{what} is truncated: {claimed:,} bytes of {shape} {dtype} announced, {available - start:,} there")
+        there = f"{claimed:,} bytes of {shape} {dtype} announced, {available - start:,} there"
+        raise DataError(f"{what} is truncated: {there}; write it anew with np.save")
     stream.seek(0)
     try:
         return npy.read_array(stream, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{what} cannot be read: {error}") from None
 
 

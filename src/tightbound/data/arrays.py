@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from tightbound.data.columns import Missing, flatten, mark_missing, observed_cells, regrid
-from tightbound.data.draws import bits, part_sizes, permutation
+from tightbound.data.draws import bits, part_sizes, permutation, sample
 from tightbound.data.fields import compact, exposures, label_column, mask, read_only, row_numbers, unique_names
 from tightbound.data.moments import check_precision, global_scale, moments
 from tightbound.data.support import Support, decide, value_notes
@@ -18,6 +18,8 @@ from tightbound.schema import Kind, Sites, Statistics
 __all__ = ["Binarisation", "Dataset", "Missing", "Split", "from_arrays"]
 
 Binarisation = Literal["dynamic", "fixed", "threshold"]
+
+_EXAMPLES = 1000
 
 
 class Split(NamedTuple):
@@ -36,13 +38,13 @@ class Dataset:
     ``binarise`` the sites are binary and ``x`` holds grey levels 0…255 whose value/255 is the probability of a one,
     drawn anew every time a row is used.
 
-    ``x`` is uint8 for bits, grey levels and up to 256 levels or categories, int32 for more levels and for counts, float32
-    for real numbers. ``observed`` (n, D) is true where a cell is known, ``exposure`` (n,) is the exposure of each row of
-    counts, ``labels`` (n,) are never seen by a model. All arrays are read-only. A data set may have no rows, such as the
-    empty part of a split.
+    ``x`` is uint8 for bits, grey levels and up to 256 levels or categories, int32 for more levels and for counts,
+    float32 for real numbers. ``observed`` (n, D) is true where a cell is known, ``exposure`` (n,) is the exposure of
+    each row of counts, ``labels`` (n,) are never seen by a model. All arrays are read-only. A data set may have no
+    rows, such as the empty part of a split.
 
-    Raises :class:`DataError` when the fields do not fit together, :class:`SupportError` when x has values that the sites
-    cannot take.
+    Raises :class:`DataError` when the fields do not fit together, :class:`SupportError` when x has values that the
+    sites cannot take.
 
     >>> Dataset(np.array([[0, 3], [2, 1]]), Sites(shape=(2,), kind="levels", levels=4)).x.dtype
     dtype('uint8')
@@ -92,13 +94,14 @@ class Dataset:
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
     def statistics(self) -> Statistics:
-        """Return mean and scale of every site over the observed cells, in the units of x, float32, each of shape (D,).
+        """Return mean and scale (D,) of every site over the observed cells, and examples; float32, in the units of x.
 
         Real sites are scaled one by one, by their standard deviation (1 for a constant site). Bits, levels and counts
         share one scale, the standard deviation over all cells (1 when that is 0), so that a pixel that is nearly always
         dark is not blown up. Under ``binarise`` these are the moments of the bits: mean x/255, variance m(1 − m) with m
         the mean over all cells. The codes of categories have no moments: mean 0, scale 1. A site that is never observed
-        has mean 0 and, if real, scale 1.
+        has mean 0 and, if real, scale 1. Counts with an exposure give moments of rates, Σx / Σe. ``examples`` are up to
+        1,000 rows, with the mean (a category: code 0) where a cell is missing, and x/255 under ``binarise``.
 
         Raises :class:`DataError` when there are no rows.
 
@@ -107,22 +110,28 @@ class Dataset:
         """
         if not len(self):
             raise DataError("the data set has no rows, so its sites have no mean; pass the training part")
+        mean, scale = (part.astype(np.float32) for part in self._moments())
+        rows = sample(len(self), _EXAMPLES)
+        examples = self.x[rows] / np.float32(255 if self.binarise else 1)
+        if self.observed is not None:
+            examples = np.where(self.observed[rows], examples, mean)
+        return Statistics(mean, scale, examples.astype(np.float32))
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         width = self.x.shape[1]
         if self.sites.kind == "category":
-            return Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
-        summary = moments(self.x, self.observed)
+            return np.zeros(width), np.ones(width)
+        summary = moments(self.x, self.observed, self.exposure)
         if self.sites.kind == "real":
-            scale = np.where(summary.constant, 1.0, summary.std)
-        else:
-            scale = np.full(width, global_scale(summary, self.binarise))
-        mean = summary.mean / 255 if self.binarise else summary.mean
-        return Statistics(mean.astype(np.float32), scale.astype(np.float32))
+            return summary.mean, np.where(summary.constant, 1.0, summary.std)
+        scale = np.full(width, global_scale(summary, self.binarise))
+        return summary.mean / (255 if self.binarise else 1), scale
 
     def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
         """Return row numbers of training, validation and test parts, drawn by a permutation that only the seed decides.
 
         A part with a positive fraction gets at least one row as soon as there are three; one or two rows all go to
-        training and the other parts are empty. Raises :class:`DataError` unless fractions are ≥ 0 and sum to less than 1.
+        training and the other parts are empty. Raises :class:`DataError` unless fractions are ≥ 0 with a sum below 1.
 
         >>> [len(part) for part in from_arrays(np.eye(10)).split()]
         [8, 1, 1]
@@ -149,8 +158,8 @@ class Dataset:
         """Return grey levels turned into binary sites.
 
         ``dynamic`` draws a bit with probability level/(levels − 1) anew at every use (x becomes grey levels 0…255),
-        ``fixed`` draws the bits once from the seed, ``threshold`` sets those above half of the largest level. Numbers in
-        nats compare only between models whose bits were made in the same way.
+        ``fixed`` draws the bits once from the seed, ``threshold`` sets those above half of the largest level. Numbers
+        in nats compare only between models whose bits were made in the same way.
 
         Raises :class:`DataError` unless the sites are ``levels``.
 
@@ -184,7 +193,7 @@ class Dataset:
         lines = [f"{len(self):,} {'row' if len(self) == 1 else 'rows'} from {self.source}", self.sites.describe()]
         if self.observed is not None and self.observed.size:
             incomplete = int((~self.observed).any(axis=1).sum())
-            lines.append(f"{1 - self.observed.mean():.1%} of the cells missing, in {incomplete:,} of {len(self):,} rows")
+            lines.append(f"{1 - self.observed.mean():.1%} of the cells missing, in {incomplete:,} rows")
         if self.labels is not None:
             lines.append(f"labels with {len(np.unique(self.labels)):,} different values")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -202,6 +211,7 @@ def from_arrays(
     missing: Missing = "refuse",
     source: str = "array",
     shape: tuple[int, ...] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """Return a data set from an array of shape (n, D), (n, height, width) or (n, height, width, channels).
 
@@ -218,8 +228,8 @@ def from_arrays(
     anything else                                            ``real``
     =======================================================  =======================
 
-    The type of the array plays no other part: 3.0 is a whole number. Categories are never guessed. ``levels`` alone means
-    kind ``levels``; ``exposure`` alone means kind ``count``. A data frame lends its column names.
+    The type of the array plays no other part: 3.0 is a whole number. Categories are never guessed. ``levels`` alone
+    means kind ``levels``; ``exposure`` alone means kind ``count``. A data frame lends its column names.
 
     A NaN (or a cell that a masked array hides) is refused unless ``missing="mask"``, which marks it as not observed;
     ``observed`` marks cells itself, and what they hold is never read. ``shape`` gives flat rows the shape of an image.
@@ -244,6 +254,7 @@ def from_arrays(
     support = decide(cells, kind, levels, image=len(grid) == 3, exposed=exposure is not None)
     sites = _sites(grid, support, missing=seen is not None or missing == "mask", exposed=exposure is not None)
     summary = check_precision(cells, seen, rows.names) if sites.kind == "real" else moments(cells, seen)
+    told = (*notes, *([support.note] if support.note else []), *value_notes(cells, sites, summary, rows.names))
     values = compact(cells, sites, seen, rows.names, binarise=False)
     return Dataset(
         x=values.copy() if np.may_share_memory(values, rows.cells) else values,
@@ -253,7 +264,7 @@ def from_arrays(
         labels=labels,
         names=rows.names,
         source=source,
-        notes=(*([support.note] if support.note else []), *value_notes(cells, sites, summary, rows.names)),
+        notes=told,
     )
 
 

@@ -11,6 +11,6 @@ __all__ = ["digits"]
 
 
 def digits() -> Raw:
-    """Return 1,797 handwritten digits of 8×8 pixels in 17 grey levels, labelled 0…9 (E. Alpaydin and C. Kaynak, 1998)."""
+    """Return 1,797 handwritten digits of 8×8 pixels in 17 grey levels, labelled 0…9 (Alpaydin and Kaynak, 1998)."""
     bunch = load_digits()
     return Raw(bunch.images.astype(np.uint8), labels=bunch.target, levels=17)

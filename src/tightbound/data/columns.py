@@ -79,8 +79,8 @@ def _all_numbers(column: Iterable[Any]) -> bool:
 def _example_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) == 1:
         raise DataError(
-            f"x has one dimension of {shape[0]}, expected rows: x.reshape(-1, 1) makes {shape[0]} examples of one number, "
-            "x.reshape(1, -1) one example"
+            f"x has one dimension of {shape[0]}, expected rows: x.reshape(-1, 1) makes {shape[0]} examples of one "
+            "number, x.reshape(1, -1) one example"
         )
     if not 2 <= len(shape) <= 4:
         raise DataError(
@@ -100,13 +100,14 @@ def regrid(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
     full = (*wanted, 1) if len(wanted) == 2 else tuple(wanted)
     if len(full) not in (1, 3) or min(full) < 1 or math.prod(full) != math.prod(shape):
         raise DataError(
-            f"shape={tuple(wanted)} does not fit examples of {math.prod(shape)} values; expected (height, width, channels)"
+            f"shape={tuple(wanted)} does not fit examples of {math.prod(shape)} values, "
+            "expected (height, width, channels)"
         )
     return full
 
 
 def mark_missing(rows: Rows, observed: Any, missing: Missing) -> np.ndarray | None:
-    """Return which cells are observed, or None when all are; raise when cells are missing and that was not allowed for."""
+    """Return which cells are observed, None for all; raise when some are missing and that was not allowed for."""
     seen = None if observed is None else _same_cells(observed, rows.cells)
     gone = np.zeros(rows.cells.shape, bool) if rows.hidden is None else rows.hidden
     if rows.cells.dtype.kind == "f":
@@ -142,7 +143,8 @@ def _where_missing(gone: np.ndarray, names: tuple[str, ...]) -> str:
     rows = np.flatnonzero(gone.any(axis=1))
     shown = ", ".join(str(row) for row in rows[:5])
     more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
+    rows_word = "row" if len(rows) == 1 else "rows"
     return (
-        f"missing values (NaN) in {column_list(gone.any(axis=0), names)}, {'row' if len(rows) == 1 else 'rows'} {shown}{more} "
-        "(rows count from 0); pass missing='mask' to model them as not observed, or fill them"
+        f"missing values (NaN) in {column_list(gone.any(axis=0), names)}, {rows_word} {shown}{more}, counted from 0; "
+        "pass missing='mask' to model them as not observed, or fill them"
     )

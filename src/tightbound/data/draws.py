@@ -7,7 +7,7 @@ import numpy as np
 from tightbound.data.moments import chunks
 from tightbound.errors import DataError
 
-__all__ = ["bits", "part_sizes", "permutation"]
+__all__ = ["bits", "part_sizes", "permutation", "sample"]
 
 _PERMUTATION, _BITS = 1, 2  # every use of a seed has a stream of its own
 
@@ -15,6 +15,11 @@ _PERMUTATION, _BITS = 1, 2  # every use of a seed has a stream of its own
 def permutation(count: int, seed: int) -> np.ndarray:
     """Return the numbers 0…count − 1 in an order that only the seed decides."""
     return np.argsort(_words(seed, _PERMUTATION).random_raw(count), kind="stable")
+
+
+def sample(count: int, size: int) -> np.ndarray:
+    """Return at most ``size`` different row numbers, sorted, the same ones every time."""
+    return np.sort(permutation(count, 0)[:size])
 
 
 def part_sizes(count: int, fractions: tuple[float, ...]) -> list[int]:

@@ -105,7 +105,7 @@ def _admissible(cells: np.ndarray, sites: Sites) -> bool:
     if cells.dtype.kind not in "buif":
         raise DataError(f"x has type {cells.dtype}, expected numbers; use from_arrays")
     if sites.kind == "real":
-        return bool((np.abs(cells) <= LARGEST_REAL).all())
+        return float(np.abs(cells).max(initial=0)) <= LARGEST_REAL
     largest = {"binary": 1, "count": LARGEST_COUNT}.get(sites.kind, sites.levels - 1)
     inside = cells.min(initial=0) >= 0 and cells.max(initial=0) <= largest
     return bool(inside and (cells.dtype.kind != "f" or (np.floor(cells) == cells).all()))
@@ -130,7 +130,7 @@ def row_numbers(rows: Any, count: int) -> np.ndarray:
     if index.size == 0:
         return np.zeros(0, np.intp)
     if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise DataError(f"rows have shape {index.shape} and type {index.dtype}, expected row numbers or a mask of {count}")
+        raise DataError(f"rows have shape {index.shape} and type {index.dtype}, expected numbers or a mask of {count}")
     if index.min() < 0 or index.max() >= count:
         raise DataError(f"row numbers run from {index.min()} to {index.max()}, expected 0…{count - 1}")
     return index

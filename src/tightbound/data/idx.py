@@ -1,4 +1,4 @@
-"""The idx files of MNIST and its relatives: ``train-images-idx3-ubyte`` with ``train-labels-idx1-ubyte``, also as .gz."""
+"""The idx files of MNIST and its relatives: ``train-images-idx3-ubyte``, its labels beside it, also as .gz."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _IMAGES = re.compile(r"^(?P<part>.*)images(?P<dash>.)idx3-ubyte(?P<gz>\.gz)?$")
 
 
 def read_idx_folder(path: Path, array: str | None = None) -> Raw:
-    """Return the images of a folder: those whose file name begins with ``array``, or with ``train``, or the only ones."""
+    """Return the images of a folder whose file name begins with ``array``, or else with ``train``, or the only ones."""
     names = sorted(entry.name for entry in path.iterdir() if _IMAGES.match(entry.name))
     fitting = [name for name in names if name.startswith(array if array is not None else "train")]
     if array is None and len(names) == 1:
         fitting = names
     if not fitting:
-        raise DataError(f"'{path}': which images? It holds {', '.join(names) or 'no …images-idx3-ubyte'}; choose by array=…")
+        held = ", ".join(names) or "no …images-idx3-ubyte"
+        raise DataError(f"'{path}': which images? It holds {held}; choose by array=…")
     return read_idx(path / fitting[0])
 
 
@@ -39,7 +40,9 @@ def read_idx(path: Path) -> Raw:
         return Raw(x)
     labels = _read(beside)
     if labels.shape != (len(x),):
-        raise DataError(f"'{beside}' has {labels.shape} labels for the {len(x):,} images of '{path}'; they do not belong together")
+        raise DataError(
+            f"'{beside}' has shape {labels.shape}, expected ({len(x)},): a label per image of '{path.name}'"
+        )
     return Raw(x, labels)
 
 
@@ -60,7 +63,10 @@ def _read(path: Path) -> np.ndarray:
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
                 raise DataError(f"'{path}' does not begin like an idx file (bytes {head.hex(' ')}); download it again")
             dtype = np.dtype(_TYPES[head[2]])
-            shape = tuple(int(size) for size in np.frombuffer(stream.read(4 * head[3]).ljust(4 * head[3], b"\0"), ">u4"))
+            sizes = stream.read(4 * head[3])
+            if len(sizes) < 4 * head[3]:
+                raise DataError(f"'{path}' is truncated within its header; download it again")
+            shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
             size = math.prod(shape) * dtype.itemsize
             content = stream.read(size + 1) if size <= room else b""
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

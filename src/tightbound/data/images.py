@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tightbound.data.raw import Raw
+from tightbound.data.raw import IMAGE_SUFFIXES, Raw
 from tightbound.errors import DataError
 
 __all__ = ["read_images"]
 
 _GREY_MODES = {"1", "L", "LA", "La"}
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")  # no format that runs another program
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -25,7 +26,7 @@ def read_images(path: Path, resize: tuple[int, int] | None = None, grey: bool = 
     """
     files, ignored = _image_files(path)
     _check_size(resize)
-    notes = [f"{ignored:,} files that are no images left out"] if ignored else []
+    notes = [f"{ignored:,} other files left out"] if ignored else []
     x = _read_all(path, files, resize, grey)
     if any(len(file.parts) > 1 for file in files):
         return Raw(x, np.array([file.parts[0] for file in files]), notes=tuple(notes))
@@ -33,19 +34,21 @@ def read_images(path: Path, resize: tuple[int, int] | None = None, grey: bool = 
 
 
 def _image_files(path: Path) -> tuple[list[Path], int]:
-    """Return the relative paths of the images, in sub-folders if the folder itself has none, and how many were ignored."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    """Return the images as relative paths, in sub-folders if the folder itself has none, and how many were ignored."""
     inside = {"": path, **{entry.name: entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."}}
     names = {
         sub: [entry.name for entry in folder.iterdir() if entry.is_file() and entry.name[0] != "."]
         for sub, folder in inside.items()
     }
-    files = [Path(sub, name) for sub in names for name in names[sub] if Path(name).suffix.lower() in suffixes]
+    files = [Path(sub, name) for sub in names for name in names[sub] if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        deeper = next((str(file.parent.parent) for file in sorted(path.glob("*/*/*")) if file.suffix.lower() in suffixes), None)
-        raise DataError(f"'{path}' holds no images" + (f"; did you mean '{deeper}'?" if deeper else ", nor do its sub-folders"))
+        deeper = [str(file.parent.parent) for file in path.glob("*/*/*") if file.suffix.lower() in IMAGE_SUFFIXES]
+        hint = f"did you mean '{min(deeper)}'?" if deeper else f"expected {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise DataError(f"'{path}' and its sub-folders hold no images; {hint}")
     if len({len(file.parts) for file in files}) > 1:
-        raise DataError(f"'{path}' holds images beside sub-folders of images; put every image into a sub-folder, or none")
+        raise DataError(
+            f"'{path}' holds images beside sub-folders of images; put every image into a sub-folder, or none"
+        )
     return sorted(files, key=lambda file: file.parts), sum(map(len, names.values())) - len(files)
 
 
@@ -79,7 +82,7 @@ def _read_one(file: Path, resize: tuple[int, int] | None, grey: bool) -> np.ndar
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 _check_form(image, file)
                 plain = image.convert("L" if grey or image.mode in _GREY_MODES else "RGB")
     except DataError:
@@ -95,6 +98,6 @@ def _read_one(file: Path, resize: tuple[int, int] | None, grey: bool) -> np.ndar
 
 def _check_form(image: Image.Image, file: Path) -> None:
     if image.mode in _DEEP_MODES:
-        raise DataError(f"'{file}' has more than 8 bits per pixel (mode {image.mode}); convert it to 8 bits, or pass an array")
+        raise DataError(f"'{file}' has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"'{file}' has several frames; save each as an image of its own")

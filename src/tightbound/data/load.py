@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tightbound.data.arrays import Binarisation, Dataset, Missing, from_arrays
-from tightbound.data.raw import Raw
+from tightbound.data.raw import IMAGE_SUFFIXES, Raw
 from tightbound.errors import DataError
 from tightbound.schema import Kind
 
@@ -41,7 +41,6 @@ _BY_SUFFIX = {
     ".tsv": _TABLE,
 }
 _IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$")
-_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _SUPPORTED = ".npy, .npz, .csv, .tsv, idx files (…-idx3-ubyte, also .gz), a folder of images or of idx files"
 
 BUILTIN = tuple(_BUILTIN)
@@ -70,7 +69,7 @@ def load(
     ``"digits"``                      the built-in 8×8 digits, 17 levels (write ``./digits`` for a folder)
     ``.npy``                          one array
     ``.npz``                          ``array``, or else x, X, x_train, or the only array; labels from ``label`` or y…
-    ``.csv``, ``.tsv``                a table of numbers; the column ``label`` (a name, or its number from 0) is set apart
+    ``.csv``, ``.tsv``                numbers; the column ``label`` (a name, or a number from 0) is set apart
     ``…idx3-ubyte``, ``….gz``         an idx file, with its labels when they lie beside it
     a folder of idx files             ``array`` chooses by its beginning, or else ``train``
     a folder of images                PNG, JPEG, …, sorted by name; sub-folders become labels; ``resize`` to (height,
@@ -110,14 +109,14 @@ def _read(source: Any, options: dict[str, Any]) -> tuple[Raw, str]:
     if source in _BUILTIN:
         _known(options, frozenset(), f"the built-in set '{source}'")
         return _BUILTIN[str(source)].read(), str(source)
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         reader = _reader_of(path, source)
         _known(options, reader.options, f"'{source}'")
         return reader.read(path, **options), str(source)
     except MemoryError:
         raise DataError(f"'{source}' does not fit into memory; pass a part of it") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"'{source}' cannot be read: {reason}; supported: {_SUPPORTED}") from None
 
@@ -141,7 +140,7 @@ def _reader_of(path: Path, source: Any) -> _Reader:
     if _IDX_NAME.search(path.name):
         return _IDX
     suffix = path.suffix.lower()
-    if suffix in _PICTURES:
+    if suffix in IMAGE_SUFFIXES:
         raise DataError(f"'{source}' is a single image; pass the folder that holds the images")
     if suffix not in _BY_SUFFIX:
         raise DataError(f"'{source}' has an unknown type '{suffix}'; supported: {_SUPPORTED}")

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Raw"]
+__all__ = ["IMAGE_SUFFIXES", "Raw"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 
 
 class Raw(NamedTuple):
-    """The content of a source; ``levels`` is given only where the format itself says how many there are."""
+    """The content of a source; ``levels`` is given only where the source itself says how many there are."""
 
     x: np.ndarray
     labels: np.ndarray | None = None

@@ -37,7 +37,8 @@ def decide(cells: np.ndarray, kind: Kind | None, levels: int | None, *, image: b
         raise DataError(f"kind '{kind}' is unknown; expected one of {', '.join(get_args(Kind))}")
     if levels is None and kind in ("levels", "category"):
         levels = _count_levels(cells) if kind == "levels" else max(2, int(cells.max()) + 1)
-        return Support(kind, levels, f"taken as {levels} {kind}, as the largest value is {cells.max():g}; pass levels to change")
+        why = f"as the largest value is {cells.max():g}"
+        return Support(kind, levels, f"taken as {levels} {kind}, {why}; pass levels to change")
     return Support(kind, levels or 0)
 
 
@@ -64,7 +65,7 @@ def _suggest(kind: Kind, levels: int, why: str) -> Support:
 def _count_levels(cells: np.ndarray) -> int:
     largest = int(cells.max())
     if largest >= _MOST_LEVELS:
-        raise DataError(f"a value is {largest:,}, but levels end at {_MOST_LEVELS - 1:,}; pass kind='count' or kind='real'")
+        raise DataError(f"a value is {largest:,}, but levels end at {_MOST_LEVELS - 1:,}; pass kind='count' or 'real'")
     return 256 if 16 < largest < 256 else max(2, largest + 1)
 
 
@@ -75,7 +76,7 @@ def _all_whole(cells: np.ndarray) -> bool:
 def value_notes(cells: np.ndarray, sites: Sites, summary: Moments, names: tuple[str, ...]) -> list[str]:
     """Return what a careful colleague would point out about the values before training."""
     notes = []
-    never = summary.count == 0
+    never = summary.weight == 0
     if where := column_list(never, names):
         notes.append(f"never observed: {where}")
     constant = summary.constant & ~never

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from array import array as compact_list
-from collections.abc import Callable, Iterator
+from array import array as packed
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +20,178 @@ __all__ = ["read_table"]
 
 _DELIMITERS = ("\t", ";", ",")
 _MISSING = {"", "na", "n/a", "nan", "null", "?"}
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
-_Lines = Iterator[tuple[int, list[str]]]
+_GROUPED = re.compile(r"\d_\d")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)+\s*")
+
+
+class _Line(NamedTuple):
+    number: int
+    cells: list[str]
+
+
+class _Columns(NamedTuple):
+    """The layout of a table: names of all columns (none without a header) and the number of the label column."""
+
+    width: int
+    names: tuple[str, ...]
+    label: int | None
+
+    def label_apart(self) -> tuple[str, ...]:
+        return tuple(name for j, name in enumerate(self.names) if j != self.label)
 
 
 def read_table(path: Path, label: str | None = None) -> Raw:
     """Return the numbers of a table; the column ``label`` (its name, or its number from 0) becomes the labels.
 
     Empty cells, NA, N/A, NaN, null and ? are missing. The first line is a header when a column has text there and a
-    number below, when all of it is text, or when it counts 0, 1, 2, …; a first column without a name that counts the rows
-    is left out.
+    number below, when all of it is text, or when it counts 0, 1, 2, …; a first column without a name that counts the
+    rows, as data frames write it, is left out.
     """
     text = _decode(path)
-    lines = _Table(path, text)
-    header, rows = lines.header()
-    width = len(header) if header else len(rows[0][1])
-"""
+    lines = _lines(text, _delimiter(text), path)
+    first = list(islice(lines, 2))
+    header = first[0].cells if first and _is_header(*(line.cells for line in first)) else []
+    body = first[1:] if header else first
+    if not body:
+        raise DataError(f"'{path}' has no rows of numbers{' below its header' if header else ''}")
+    columns = _columns(header, len(first[0].cells), label, path)
+    # Python's float reads 1_5 as fifteen; the check costs time, so it is left out where no line can need it.
+    convert = _plain_number if _GROUPED.search(text, text.find("\n")) else float
+    x, labels = _numbers(chain(body, lines), columns, convert, path)
+    notes = [f"the first line ({', '.join(header[:5])}…) was taken as column names"] if _is_mixed(header) else []
+    return _without_row_numbers(Raw(x, labels, columns.label_apart(), notes=tuple(notes)))
+
+
+def _decode(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"'{path}' is not text in UTF-8; save the table as 'CSV UTF-8'") from None
+
+
+def _delimiter(text: str) -> str:
+    """Return the delimiter that gives the first lines one common width, or else one that the first line has."""
+    sample = text[:65536].splitlines()[:20]
+    widths = {mark: [len(cells) for cells in csv.reader(sample, delimiter=mark) if cells] for mark in _DELIMITERS}
+    even = [mark for mark in _DELIMITERS if len(set(widths[mark])) == 1 and widths[mark][0] > 1]
+    return (even or [mark for mark in _DELIMITERS if widths[mark] and widths[mark][0] > 1] or [","])[0]
+
+
+def _lines(text: str, delimiter: str, path: Path) -> Iterator[_Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if len(cells) > 1 or (cells and cells[0].strip()):
+                yield _Line(reader.line_num, cells)
+    except csv.Error as error:
+        raise DataError(f"'{path}', line {reader.line_num}: {error}; check the quotes there") from None
+
+
+def _plain_number(cell: str) -> float:
+    if "_" in cell:
+        raise ValueError
+    return float(cell)
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        _plain_number(cell)
+    except ValueError:
+        return cell.strip().lower() not in _MISSING
+    return False
+
+
+def _is_header(first: list[str], second: list[str] | None = None) -> bool:
+    if first == [str(j) for j in range(len(first))] and len(first) > 2:
+        return True
+    if len(first) > 2 and first == ["", *(str(j) for j in range(len(first) - 1))]:
+        return True
+    texts = [_is_text(cell) for cell in first]
+    if any(texts) and all(text or not cell.strip() for text, cell in zip(texts, first, strict=True)):
+        return True
+    if any("." in cell and not text for text, cell in zip(texts, first, strict=True)):
+        return False  # names may be whole numbers, such as years, but not 5.1
+    return any(text and not _is_text(cell) for text, cell in zip(texts, second or (), strict=False))
+
+
+def _is_mixed(header: list[str]) -> bool:
+    return any(not _is_text(cell) and cell.strip() for cell in header)
+
+
+def _columns(header: list[str], width: int, label: str | None, path: Path) -> _Columns:
+    names = tuple(name.strip() or f"column {j}" for j, name in enumerate(header))
+    if label is None:
+        return _Columns(width, names, None)
+    if label in names:
+        return _Columns(width, names, names.index(label))
+    if re.fullmatch(r"-?\d+", label) and -width <= int(label) < width:
+        return _Columns(width, names, int(label) % width)
+    known = (
+        f"its columns are {', '.join(map(repr, names[:20]))}" if names else f"it has columns 0…{width - 1}, no names"
+    )
+    raise DataError(f"'{path}' has no column '{label}' for labels; {known}")
+
+
+def _numbers(
+    lines: Iterable[_Line], columns: _Columns, convert: Callable[[str], float], path: Path
+) -> tuple[np.ndarray, np.ndarray | None]:
+    cells_read, labels = packed("d"), []
+    text: dict[int, tuple[int, str]] = {}
+    for number, cells in lines:
+        if len(cells) != columns.width:
+            raise DataError(
+                f"'{path}', line {number}: {len(cells)} cells, expected {columns.width} as in the first line"
+            )
+        if columns.label is not None:
+            labels.append(cells.pop(columns.label).strip())
+        try:
+            cells_read.fromlist(list(map(convert, cells)))
+        except ValueError:
+            cells_read.fromlist([_number(cell, text, j, number) for j, cell in enumerate(cells)])
+    if text:
+        raise DataError(_text_found(path, text, columns.label_apart()))
+    width = columns.width - (columns.label is not None)
+    count = len(cells_read) // width if width else len(labels)
+    x = np.frombuffer(cells_read, np.float64).reshape(count, width)
+    return x, _label_values(labels) if columns.label is not None else None
+
+
+def _number(cell: str, text: dict[int, tuple[int, str]], column: int, line: int) -> float:
+    """Return the number in a cell, NaN for a missing one; keep the first text of every column for the message."""
+    try:
+        return _plain_number(cell)
+    except ValueError:
+        if cell.strip().lower() not in _MISSING:
+            text.setdefault(column, (line, cell))
+        return float("nan")
+
+
+def _text_found(path: Path, text: dict[int, tuple[int, str]], names: tuple[str, ...]) -> str:
+    found = [
+        f"column {repr(names[j]) if names else j} (line {line}: {cell[:40]!r})"
+        for j, (line, cell) in sorted(text.items())
+    ]
+    more = f" and {len(found) - 5} more columns" if len(found) > 5 else ""
+    if any(_DECIMAL_COMMA.fullmatch(cell) for _, cell in text.values()):
+        advice = "decimal commas and thousands separators are not supported, write 1234.5"
+    else:
+        advice = "encode or drop such columns, or set one apart as label"
+    return f"'{path}': text in {', '.join(found[:5])}{more}, expected numbers; {advice}"
+
+
+def _label_values(labels: list[str]) -> np.ndarray:
+    words = np.array(labels)
+    for dtype in (np.int64, np.float64):
+        try:
+            return words.astype(dtype)
+        except (ValueError, OverflowError):
+            continue
+    return words
+
+
+def _without_row_numbers(raw: Raw) -> Raw:
+    counted = raw.x[:, 0] - raw.x[0, 0] if raw.x.size else raw.x
+    if raw.names[:1] != ("column 0",) or len(raw.x) < 2 or not np.array_equal(counted, np.arange(len(raw.x))):
+        return raw
+    note = "the first column has no name and counts the rows; it was left out"
+    return raw._replace(x=raw.x[:, 1:], names=raw.names[1:], notes=(*raw.notes, note))

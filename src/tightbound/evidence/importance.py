@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tightbound.errors import DataError, SpecError
+from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.model import Model
-from tightbound.rows import Rows, RowSource, blocks, place
+from tightbound.rows import Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Importance", "importance"]
@@ -70,10 +70,7 @@ def importance(
     """
     if draws < 1:
         raise SpecError("importance", (("draws", f"expected at least 1, got {draws}"),))
-    if data.sites != model.spec.sites:
-        raise DataError(f"the data has {data.sites.describe()}, but the model is for {model.spec.sites.describe()}")
-    if data.binarise:
-        raise DataError("dynamic binarisation has no fixed x to evaluate: draw the bits once with data.binarised(seed)")
+    require_fixed(model.spec.sites, data)
     rows, count = place(data), len(data.x)
     key = jax.random.key(seed)
     parts = []

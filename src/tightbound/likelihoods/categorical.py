@@ -8,6 +8,7 @@ import equinox as eqx
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from tightbound.distributions import Categorical as CategoricalDistribution
 from tightbound.likelihoods.base import LikelihoodHead, LikelihoodSpec, raw_rows
 from tightbound.schema import Kind, Measure, Sites, Statistics
 
@@ -31,4 +32,4 @@ class _Categorical(LikelihoodHead):
     measure: ClassVar[Measure] = "counting"
 
     def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
-        return dist.CategoricalLogits(raw_rows(h, self.parameter_shape[0]).T, validate_args=False)
+        return CategoricalDistribution(raw_rows(h, self.parameter_shape[0]).T, validate_args=False)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from tightbound.distributions import NegativeBinomial as NegativeBinomialDistribution
+from tightbound.distributions import Poisson as PoissonDistribution
 from tightbound.distributions import positive
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, raw_rows, unknown_statistics
 from tightbound.schema import Kind, Measure, Sites, Statistics
@@ -49,7 +50,7 @@ class _Poisson(LikelihoodHead):
     measure: ClassVar[Measure] = "counting"
 
     def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
-        return dist.Poisson(_rate(self.mean, jnp.ravel(h), exposure), validate_args=False)
+        return PoissonDistribution(_rate(self.mean, jnp.ravel(h), exposure), validate_args=False)
 
 
 class NegativeBinomial(LikelihoodSpec):

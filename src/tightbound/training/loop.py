@@ -20,10 +20,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from tightbound.errors import DataError, TrainingError
+from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
 from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
-from tightbound.rows import Rows, RowSource, bucket, over_blocks, place
+from tightbound.rows import Rows, RowSource, bucket, over_blocks, place, require_sites
 from tightbound.training.plan import Plan, Rates
 
 __all__ = ["Progress", "Record", "State", "Trainer", "train"]
@@ -129,7 +129,8 @@ class Trainer:
     ) -> None:
         count = len(data.x)
         for source in (data, validation):
-            _check(model, source)
+            if source is not None:
+                require_sites(model.spec.sites, source)
         self.plan, self.count, self.batch = plan, count, min(plan.batch_size, count)
         self.total = plan.total_steps(count)
         self.interval = plan.evaluation_interval(count)
@@ -227,7 +228,7 @@ class Trainer:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights."""
         current, marks = self._current(), self.marks
         objective = ELBO().build()
-        key = jax.random.fold_in(self.key, -1)
+        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
         (bounds,) = over_blocks(
             _evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, merge(current, self.rest), objective, key
         )
@@ -297,13 +298,6 @@ def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarr
     joined = np.concatenate([epoch_order(seed, epoch, count) for epoch in epochs])
     offset = epochs.start * count
     return joined[first - offset : last - offset].reshape(steps, batch)
-
-
-def _check(model: Model, data: RowSource | None) -> None:
-    if data is None:
-        return
-    if data.sites != model.spec.sites:
-        raise DataError(f"the data has {data.sites.describe()}, but the model is for {model.spec.sites.describe()}")
 
 
 @eqx.filter_jit

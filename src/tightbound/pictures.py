@@ -1,0 +1,335 @@
+"""Picture sheets of a run: reconstructions, samples, the latent space, the course of training. PNG files, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tightbound.files import write_with
+from tightbound.schema import Sites
+
+__all__ = ["Sheets", "draw", "image_grid", "latent_map", "loss_curves", "marginals", "recovered", "save", "sheet", "tiles"]
+
+# Petroff's ten colours (2021), made to stay apart under the common kinds of colour blindness.
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+INK, PALE = "#333333", "#d8d8d8"
+COLUMNS = 12  # columns of a table that are shown, at most
+DPI = 150
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """What the pictures of a run are made of: evaluated rows and what the model makes of them, and draws from it.
+
+    ``means`` (m, L) are those of q(z|x) for rows of all parts, with their labels; ``decoded`` are E[x|z] for z drawn from
+    the prior; ``records`` those of the training; ``part`` names the part that ``rows`` are from.
+    """
+
+    sites: Sites
+    rows: np.ndarray
+    observed: np.ndarray | None
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    reconstructions: np.ndarray
+    means: np.ndarray
+    mean_labels: np.ndarray | None
+    samples: np.ndarray
+    decoded: np.ndarray
+    records: list[dict[str, Any]]
+    part: str
+
+
+def draw(sheets: Sheets, folder: Path) -> list[Path]:
+    """Write every sheet that suits the data into ``folder`` and return the paths."""
+    if sheets.sites.is_image:
+        drawn = {"reconstructions": _reconstructed_images, "samples": _sampled_images}
+    else:
+        drawn = {"reconstructions": recovered, "samples": marginals}
+    drawn |= {"latents": latent_map, "training": loss_curves}
+    return [save(picture(sheets), folder / f"{name}.png") for name, picture in drawn.items()]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    write_with(path, lambda temporary: figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None}))
+    return path
+
+
+def tiles(rows: np.ndarray, sites: Sites) -> np.ndarray:
+    """Return rows (n, D) as pictures (n, height, width, 3) in [0, 1]; levels run from black to white."""
+    images = np.asarray(rows, np.float64).reshape(-1, *sites.shape)
+    if sites.kind in ("levels", "category"):
+        images = images / (sites.levels - 1)
+    elif sites.kind != "binary":
+        low, high = np.percentile(images, [0.5, 99.5])
+        images = (images - low) / max(high - low, 1e-12)
+    if images.shape[-1] == 2:
+        images = images.mean(axis=-1, keepdims=True)
+    images = images[..., :3] if images.shape[-1] >= 3 else np.repeat(images, 3, axis=-1)
+    return np.clip(images, 0.0, 1.0)
+
+
+def image_grid(pictures: np.ndarray, columns: int, *, gap: int | None = None) -> np.ndarray:
+    """Return pictures (n, height, width, 3) as one picture with ``columns`` in a row, on white, enlarged without blur."""
+    count, height, width, _ = pictures.shape
+    zoom = max(1, round(56 / max(height, width)))
+    pictures = pictures.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    height, width = height * zoom, width * zoom
+    gap = max(2, width // 14) if gap is None else gap
+    rows = math.ceil(count / columns)
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _reconstructed_images(sheets: Sheets, columns: int = 12, bands: int = 3) -> Figure:
+    """Evaluated images, each above the mean that the model gives it back."""
+    count = min(len(sheets.rows), columns * bands)
+    columns, chosen = min(columns, count), _one_of_each(sheets.labels, len(sheets.rows), count)
+    pairs = [
+        image_grid(np.concatenate([tiles(part[row], sheets.sites) for part in (_shown(sheets), sheets.reconstructions)]), len(row))
+        for row in np.split(chosen, range(columns, count, columns))
+    ]
+    width = max(pair.shape[1] for pair in pairs)
+    blank = np.ones((pairs[0].shape[0] // 6, width, 3))
+    filled = [np.pad(pair, ((0, 0), (0, width - pair.shape[1]), (0, 0)), constant_values=1.0) for pair in pairs]
+    sheet = np.concatenate([part for pair in filled for part in (pair, blank)][:-1])
+    title = f"{sheets.part} images (above) and their reconstructions E[x | z], z the mean of q(z | x) (below)"
+    return _picture_figure([(sheet, title[0].upper() + title[1:])])
+
+
+def _sampled_images(sheets: Sheets, side: int = 8) -> Figure:
+    """Draws from the model: x itself with the noise of its likelihood, and means E[x|z]."""
+    panels = []
+    for rows, title in ((sheets.samples, "Draws x ~ p(x)"), (sheets.decoded, "Means E[x | z], z ~ p(z)")):
+        panels.append((image_grid(tiles(rows[: side * side], sheets.sites), side), title))
+    return _picture_figure(panels)
+
+
+def sheet(rows: np.ndarray, sites: Sites, columns: int) -> Figure:
+    """Return rows (n, D) as one picture of images, ``columns`` in a row."""
+    return _picture_figure([(image_grid(tiles(rows, sites), columns), "")])
+
+
+def _picture_figure(panels: list[tuple[np.ndarray, str]]) -> Figure:
+    height, width = panels[0][0].shape[:2]
+    inches = 9.0 / len(panels)
+    figure = Figure(figsize=(9.0, inches * height / width + 0.3), layout="constrained")
+    for axes, (sheet, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        axes.imshow(sheet, interpolation="nearest")
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
+        axes.set_axis_off()
+    return figure
+
+
+def _shown(sheets: Sheets) -> np.ndarray:
+    """Return the evaluated rows with unobserved pixels in the middle of the scale."""
+    if sheets.observed is None:
+        return sheets.rows
+    middle = (sheets.sites.levels - 1) / 2 if sheets.sites.levels else float(np.mean(sheets.rows[sheets.observed]))
+    return np.where(sheets.observed, sheets.rows, middle)
+
+
+def _one_of_each(labels: np.ndarray | None, rows: int, count: int) -> np.ndarray:
+    """Return row numbers, one of every label in turn, so that a sheet does not show one class only."""
+    if labels is None or len(np.unique(labels)) > count:
+        return np.arange(count)
+    within = np.zeros(rows, int)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        within[where] = np.arange(len(where))
+    return np.lexsort((labels, within))[:count]
+
+
+def latent_map(sheets: Sheets) -> Figure:
+    """The means of q(z|x) in two dimensions: as they are, or their first two principal components."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    points, names = _plane(sheets.means)
+    _scatter(axes, points, sheets.mean_labels)
+    axes.set_xlabel(names[0], color=INK)
+    axes.set_ylabel(names[1], color=INK)
+    _plain(axes)
+    axes.set_title(f"Latent space: means of q(z | x) for {len(points):,} rows", fontsize=10, loc="left", color=INK)
+    return figure
+
+
+def _plane(means: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+    if means.shape[1] == 1:
+        jitter = np.random.Generator(np.random.Philox(0)).uniform(-0.5, 0.5, len(means))
+        return np.column_stack([means[:, 0], jitter]), ("z", "(spread out to be seen)")
+    if means.shape[1] == 2:
+        return means, ("z₁", "z₂")
+    centred = means - means.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
+    names = tuple(f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
+    return left[:, :2] * sizes[:2], (names[0], names[1])
+
+
+def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
+    style = {"s": 10 if len(points) > 500 else 20, "linewidths": 0, "alpha": 0.85}
+    if labels is None:
+        axes.scatter(*points.T, color=COLOURS[0], **style)
+        return
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) > len(COLOURS) and labels.dtype.kind in "iuf":
+        drawn = axes.scatter(*points.T, c=labels.astype(float), cmap="cividis", **style)
+        axes.figure.colorbar(drawn, ax=axes, label="label")
+        return
+    shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
+    other = ~np.isin(labels, shown)
+    if other.any():
+        axes.scatter(*points[other].T, color=PALE, label="others", **style)
+    for label, colour in zip(shown, COLOURS, strict=False):
+        axes.scatter(*points[labels == label].T, color=colour, label=str(label), **style)
+    # The label at the middle of its class: colour is not the only thing that tells classes apart.
+    for label in shown:
+        middle = np.median(points[labels == label], axis=0)
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+        axes.annotate(str(label), middle, ha="center", va="center", fontsize=9, weight="bold", color=INK, bbox=box)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=1.6, fontsize=8)
+
+
+def loss_curves(sheets: Sheets) -> Figure:
+    """The course of training: the bound on training and validation rows, its two terms, and the weight of the KL."""
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    bound, terms = figure.subplots(1, 2)
+    unit = "nats per image" if sheets.sites.is_image else "nats per row"
+    _curve(bound, sheets.records, "bound", "training", COLOURS[0])
+    _curve(bound, sheets.records, "validation_elbo", "validation ELBO", COLOURS[6])
+    _mark_best(bound, sheets.records)
+    bound.set_ylabel(f"lower bound on log p(x), {unit}", color=INK)
+    _limit(bound, sheets.records)
+    _curve(terms, sheets.records, "reconstruction", "reconstruction −log p(x | z)", COLOURS[4])
+    _curve(terms, sheets.records, "kl", "KL(q(z | x) ‖ p(z))", COLOURS[1])
+    terms.set_ylabel(unit, color=INK)
+    highest = np.percentile([record["reconstruction"] or 0.0 for record in sheets.records] or [1.0], 97)
+    terms.set_ylim(min(0.0, 1.1 * highest), max(0.0, 1.1 * highest))
+    weights = [record["beta"] for record in sheets.records if record.get("beta") is not None]
+    if weights and (min(weights) != 1 or max(weights) != 1):
+        right = terms.twinx()
+        _curve(right, sheets.records, "beta", "β (right)", "#717581")
+        right.set_ylabel("β, the weight of the KL", color=INK)
+        right.set_ylim(0, max(weights) * 1.1 or 1.0)
+        _legend(terms, right)
+    else:
+        _legend(terms)
+    _legend(bound)
+    for axes in (bound, terms):
+        axes.set_xlabel("step", color=INK)
+        _plain(axes)
+    return figure
+
+
+def _curve(axes: Axes, records: list[dict[str, Any]], name: str, label: str, colour: str) -> None:
+    points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    if points:
+        dot = "o" if len(points) == 1 else ""
+        axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.5, marker=dot)
+
+
+def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
+    points = [(record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None]
+    if points:
+        value, step = max(points, key=lambda point: point[0])
+        axes.plot([step], [value], "o", color=COLOURS[6], markersize=5, label=f"kept: step {step:,}")
+
+
+def _limit(axes: Axes, records: list[dict[str, Any]]) -> None:
+    """Leave the first, steep part of the curves out of the scale, which would flatten the rest."""
+    values = [record[name] for record in records for name in ("bound", "validation_elbo") if record.get(name) is not None]
+    if len(values) > 20:
+        low, high = np.percentile(values, 5), max(values)
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+
+
+def marginals(sheets: Sheets) -> Figure:
+    """Each column's distribution in the evaluated rows and in draws from the model."""
+
+    def panel(axes: Axes, column: int) -> None:
+        real = sheets.rows[:, column] if sheets.observed is None else sheets.rows[sheets.observed[:, column], column]
+        drawn = sheets.samples[:, column]
+        bins = _bins(sheets.sites, real, drawn)
+        weights = [np.full(len(values), 1 / max(len(values), 1)) for values in (real, drawn)]
+        axes.hist(np.clip(real, bins[0], bins[-1]), bins, weights=weights[0], color=PALE, label=f"{sheets.part} rows")
+        axes.hist(
+            np.clip(drawn, bins[0], bins[-1]), bins, weights=weights[1], histtype="step", color=COLOURS[0], linewidth=1.4,
+            label="draws from the model",
+        )  # fmt: skip
+        axes.set_yticks([])
+
+    return _panels(sheets, panel, f"Columns of the {sheets.part} rows and of draws x ~ p(x), share of rows")
+
+
+def _bins(sites: Sites, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    both = np.concatenate([real, drawn]).astype(np.float64)
+    if sites.kind != "real" and both.size and both.max() - both.min() < 40:
+        return np.arange(both.min() - 0.5, both.max() + 1.0)
+    low, high = np.percentile(real if len(real) else both, [0.5, 99.5])
+    margin = 0.1 * (high - low) or 0.5
+    return np.linspace(low - margin, high + margin, 31)
+
+
+def recovered(sheets: Sheets) -> Figure:
+    """Each column's value in the evaluated rows against what the model gives back."""
+
+    def panel(axes: Axes, column: int) -> None:
+        seen = slice(None) if sheets.observed is None else sheets.observed[:, column]
+        real, given = sheets.rows[seen, column].astype(np.float64), sheets.reconstructions[seen, column].astype(np.float64)
+        if not len(real):
+            return
+        low, high = min(real.min(), given.min()), max(real.max(), given.max())
+        axes.plot([low, high], [low, high], color=PALE, linewidth=1.5, zorder=0)
+        axes.scatter(real, given, s=6, linewidths=0, alpha=0.5, color=COLOURS[0])
+        if np.std(real) > 0 and np.std(given) > 0:
+            correlation = float(np.corrcoef(real, given)[0, 1])
+            axes.annotate(f"r = {correlation:.2f}", (0.04, 0.9), xycoords="axes fraction", fontsize=7, color=INK)
+
+    return _panels(sheets, panel, f"{sheets.part} rows (across) and their reconstructions E[x | z] (up)")
+
+
+def _panels(sheets: Sheets, panel: Callable[[Axes, int], None], title: str) -> Figure:
+    count = min(sheets.rows.shape[1], COLUMNS)
+    across = min(4, count)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(2.3 * max(across, 2), 2.0 * down + 0.6), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(down, across)).ravel()
+    for column, axes in enumerate(grid[:count]):
+        panel(axes, column)
+        axes.set_title(sheets.names[column] if sheets.names else f"column {column}", fontsize=8, color=INK)
+        _plain(axes)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    handles, labels = grid[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    more = f" (the first {count} of {sheets.rows.shape[1]} columns)" if count < sheets.rows.shape[1] else ""
+    figure.suptitle(title[0].upper() + title[1:] + more, fontsize=9, color=INK)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)
+
+
+def _legend(*axes: Axes) -> None:
+    entries: Iterator[tuple[Any, str]] = (
+        entry for one in axes for entry in zip(*one.get_legend_handles_labels(), strict=True)
+    )
+    handles, labels = zip(*entries, strict=True) if any(one.lines for one in axes) else ((), ())
+    axes[0].legend(handles, labels, frameon=False, fontsize=8)

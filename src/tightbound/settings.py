@@ -1,0 +1,325 @@
+"""What a run is made of, as four tables: [model], [objective], [plan] and [data]; from a TOML file, from flags, or both."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field
+
+from tightbound.data.arrays import Binarisation, Dataset, Missing
+from tightbound.data.load import BUILTIN, load
+from tightbound.errors import DataError, SpecError
+from tightbound.fitting import data_digest
+from tightbound.model import VAE, default_likelihood
+from tightbound.objectives import ELBO, IWAE, AnyObjective, ObjectiveSpec
+from tightbound.schema import Kind, Sites
+from tightbound.spec import Custom, Spec
+from tightbound.store import Run, require_trust
+from tightbound.training.plan import Plan
+
+__all__ = [
+    "DataOptions",
+    "Settings",
+    "default_latent",
+    "default_plan",
+    "from_tables",
+    "loaded_from",
+    "merge",
+    "nested",
+    "other_rows",
+    "own_rows",
+    "read_toml",
+    "template",
+    "to_toml",
+    "toml_value",
+]
+
+TABLES = ("model", "objective", "plan", "data")
+_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
+_OBJECTIVES: dict[str, type[ObjectiveSpec]] = {"elbo": ELBO, "iwae": IWAE}
+_DEFAULT_STEPS = 6000  # a small data set gets about this many steps, a large one a hundred epochs
+
+Tables = dict[str, Any]
+
+
+class DataOptions(Spec):
+    """How a source is read and divided: the options of :func:`tightbound.load`, and the fractions held out."""
+
+    kind: Kind | None = None
+    levels: int | None = None
+    binarise: Binarisation | None = None
+    missing: Missing = "refuse"
+    resize: tuple[int, int] | None = None
+    grey: bool = False
+    array: str | None = None
+    label: str | None = None
+    shape: tuple[int, ...] | None = None
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+
+    def load(self, source: Any, seed: int) -> tuple[Dataset, Self]:
+        """Return the data set and these options with kind and levels filled in, as other rows for the same model need."""
+        options = {name: getattr(self, name) for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")}
+        data = load(source, **options)
+        sites = data.sites
+        known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
+        return (data.with_binarisation(self.binarise, seed) if self.binarise else data), known
+
+
+class Settings(NamedTuple):
+    """Everything that decides a run besides the source of the data."""
+
+    spec: VAE
+    objective: ObjectiveSpec
+    plan: Plan
+    options: DataOptions
+    data: Dataset
+
+
+def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Settings:
+    """Return what the tables describe, with the data read from ``source`` and defaults that fit the data.
+
+    Raises :class:`~tightbound.errors.SpecError` for unknown names, with the allowed ones listed, and
+    :class:`~tightbound.errors.UntrustedError` for code of the user's own that is not in ``trust``.
+    """
+    options = DataOptions(**tables.get("data", {}))
+    objective = _objective(tables.get("objective", {}))
+    given = Plan(**tables.get("plan", {}))
+    data, known = options.load(source, given.seed)
+    spec = _spec(data.sites, tables.get("model", {}))
+    require_trust(spec, trust)
+    spec.check()
+    rows = len(data.split(known.validation, known.test, given.seed).train)
+    return Settings(spec, objective, default_plan(given, rows), known, data)
+
+
+def default_plan(plan: Plan, rows: int) -> Plan:
+    """Return the plan with a length: a hundred epochs, or as many as make a training worth its name of few rows."""
+    if plan.steps is not None or plan.epochs is not None:
+        return plan
+    steps_per_epoch = rows / min(plan.batch_size, rows)
+    return plan.replace(epochs=max(100, math.ceil(_DEFAULT_STEPS / steps_per_epoch)))
+
+
+def default_latent(sites: Sites) -> int:
+    """Return a number of latents for data of this size; those that the data does not need are switched off by the KL.
+
+    >>> [default_latent(Sites(kind="binary", shape=(count,))) for count in (2, 12, 64, 784)]
+    [2, 7, 16, 50]
+    """
+    return min(sites.count, 50, round(2 * math.sqrt(sites.count)))
+
+
+def loaded_from(source: str, options: DataOptions) -> dict[str, Any]:
+    """Return what a run keeps about where its data came from, enough to read it, or other rows like it, again."""
+    path = Path(source).expanduser()
+    absolute = str(path.resolve()) if path.exists() and source not in BUILTIN else None
+    return {"source": source, "path": absolute, "options": options.model_dump(mode="json")}
+
+
+def own_rows(run: Run) -> Dataset:
+    """Return the whole data set of a run, read again from where it was; raise :class:`DataError` when it has changed."""
+    source, options = _recorded(run)
+    data, _ = options.load(source, _seed(run))
+    if data_digest(data) != run.training["data"]["digest"]:
+        raise DataError(f"the data in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows")
+    return data
+
+
+def other_rows(run: Run, source: str, *, array: str | None = None, label: str | None = None) -> Dataset:
+    """Return rows for the model of a run, read as its own data were; bits under dynamic binarisation are drawn once.
+
+    What concerns the form of a file (array, label, resize, grey) is taken over when both sources have the same form.
+    """
+    sites = run.spec.sites
+    known = {"kind": sites.kind, "levels": sites.levels or None, "missing": "mask" if sites.missing else "refuse"}
+    options = DataOptions(**known)
+    if "options" in run.training["loaded"]:
+        recorded, options = _recorded(run)
+        if Path(recorded).suffix != Path(source).suffix:
+            options = options.replace(array=None, label=None, resize=None, grey=False)
+    given = {name: value or None for name, value in (("array", array), ("label", label)) if value is not None}
+    data, _ = options.replace(shape=sites.shape if sites.is_image else None, **given).load(source, _seed(run))
+    return data.binarised(_seed(run)) if data.binarise else data
+
+
+def _recorded(run: Run) -> tuple[str, DataOptions]:
+    loaded = run.training["loaded"]
+    if "options" not in loaded:
+        raise DataError(f"{run.path} was trained from Python and does not say how its data was read; pass DATA")
+    return loaded.get("path") or loaded["source"], DataOptions(**loaded["options"])
+
+
+def _seed(run: Run) -> int:
+    return int(run.training["plan"]["seed"])
+
+
+def _spec(sites: Sites, table: Tables) -> VAE:
+    if "sites" in table:
+        raise SpecError("[model]", (("sites", "is told by the data; leave it out"),))
+    fields = {"latent": default_latent(sites), "likelihood": default_likelihood(sites.kind), **table}
+    defaults = {"encoder": "mlp", "decoder": "mlp", "posterior": "diagonal", "prior": "normal"}
+    for role in _PARTS:
+        if role in table:
+            fields[role] = _part(table[role], defaults.get(role, fields["likelihood"]))
+    return VAE(sites=sites, **fields)
+
+
+def _part(value: Any, kind: Any) -> Any:
+    """Return a part's table with its kind: a name stands for a kind, "package.module:Name" for code of the user's own."""
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, dict):
+        value = {"kind": kind, **value} if isinstance(kind, str) else dict(value)
+        if ":" in str(value.get("kind")):
+            value = {**value, "kind": "custom", "target": value["kind"]}
+    return value
+
+
+def _objective(table: Tables) -> ObjectiveSpec:
+    fields = dict(table)
+    kind = fields.pop("kind", "elbo")
+    if kind not in _OBJECTIVES:
+        raise SpecError("[objective]", (("kind", f"unknown kind '{kind}' (allowed: {', '.join(_OBJECTIVES)})"),))
+    return _OBJECTIVES[kind](**fields)
+
+
+def read_toml(path: Path) -> Tables:
+    """Return the tables of a TOML file; raise :class:`~tightbound.errors.SpecError` when it cannot be read."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(str(path), (("", f"cannot be read: {error.strerror or error}"),)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(str(path), (("", f"is not valid TOML ({error})"),)) from None
+    unknown = [name for name in tables if name not in TABLES or not isinstance(tables[name], dict)]
+    if unknown:
+        allowed = ", ".join(f"[{name}]" for name in TABLES)
+        raise SpecError(str(path), ((unknown[0], f"is not one of the tables of a spec (allowed: {allowed})"),))
+    return tables
+
+
+def toml_value(text: str) -> Any:
+    """Return what a word on the command line stands for: a TOML value, or else the word itself.
+
+    >>> [toml_value(text) for text in ("0.5", "[9, 9]", "site")]
+    [0.5, [9, 9], 'site']
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def nested(values: Tables) -> Tables:
+    """Return tables in tables for names with dots.
+
+    >>> nested({"model.prior.kind": "vamp", "plan.seed": 3})
+    {'model': {'prior': {'kind': 'vamp'}}, 'plan': {'seed': 3}}
+    """
+    tables: Tables = {}
+    for path, value in values.items():
+        *outer, name = path.split(".")
+        table = tables
+        for part in outer:
+            table = table.setdefault(part, {})
+        table[name] = value
+    return tables
+
+
+def merge(below: Tables, above: Tables) -> Tables:
+    """Return two tables as one, ``above`` winning; a part of another kind takes nothing from the one it replaces.
+
+    >>> merge({"prior": {"kind": "vamp", "components": 9}}, {"prior": {"kind": "mixture"}})
+    {'prior': {'kind': 'mixture'}}
+    """
+    merged = dict(below)
+    if {"epochs", "steps"} & above.keys():
+        merged = {name: value for name, value in merged.items() if name not in ("epochs", "steps")}
+    for name, value in above.items():
+        under = merged.get(name)
+        under = {"kind": under} if isinstance(under, str) else under
+        if isinstance(value, dict) and isinstance(under, dict) and value.get("kind", under.get("kind")) == under.get("kind"):
+            value = merge(under, value)
+        merged[name] = value
+    return merged
+
+
+def to_toml(spec: VAE, objective: ObjectiveSpec, plan: Plan, options: DataOptions) -> str:
+    """Return the TOML from which the same run can be started again."""
+    lines = ["[model]", f"latent = {spec.latent}", ""]
+    for role in _PARTS:
+        lines += [f"[model.{role}]", *_fields(getattr(spec, role)), ""]
+    for name, part in (("objective", objective), ("plan", plan), ("data", options)):
+        lines += [f"[{name}]", *_fields(part), ""]
+    return "\n".join(lines)
+
+
+def template() -> str:
+    """Return a TOML to start from: every choice with its default, the alternatives as comments."""
+    lines = ["# A run of tightbound: tightbound fit DATA --spec FILE.toml --out RUN. Flags win over this file.", ""]
+    lines += ["[model]", "# latent = 16  (left out: chosen by the number of sites)", ""]
+    for role in _PARTS:
+        default = VAE.model_fields[role].default
+        lines += _choice(f"model.{role}", default if isinstance(default, Spec) else None, _alternatives(VAE, role)) + [""]
+    lines += [*_choice("objective", ELBO(), tuple(_OBJECTIVES.values())), ""]
+    lines += ["[plan]", *_fields(Plan(), explain=True), "", "[data]", *_fields(DataOptions(), explain=True), ""]
+    return "\n".join(lines)
+
+
+def _choice(name: str, default: Spec | None, alternatives: Sequence[type[Spec]]) -> list[str]:
+    kinds = ", ".join(_kind(part) for part in alternatives)
+    others = [part for part in alternatives if part is not type(default) and part is not Custom]
+    if default is None:
+        lines = [f"# [{name}]  left out: chosen by the kind of the sites; one of {kinds}"]
+    else:
+        lines = [f"[{name}]  # one of {kinds}", *_fields(default, explain=True)]
+    for part in others:
+        lines += [f"# {line}" if not line.startswith("#") else line for line in _fields(part(), explain=True)]
+    return lines
+
+
+def _fields(part: Spec, *, explain: bool = False) -> Iterator[str]:
+    """Yield the fields of a spec as lines of TOML; what is None cannot be written and becomes a comment, if anything."""
+    values = part.model_dump(mode="json")
+    for name, info in type(part).model_fields.items():
+        if name == "kind" and isinstance(part, Plan):
+            continue
+        choices = _choices(info.annotation)
+        note = f"one of {', '.join(choices)}" if len(choices) > 1 and explain else ""
+        if values[name] is not None:
+            yield f"{name} = {_value(values[name])}" + (f"  # {note}" if note else "")
+        elif explain:
+            yield f"# {name} = …" + (f"  ({note})" if note else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_value(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """Return the names that a field accepts, empty when it is not a choice between names."""
+    if get_origin(annotation) is Literal:
+        return [str(name) for name in get_args(annotation)]
+    if get_origin(annotation) in (Union, UnionType):
+        return [name for member in get_args(annotation) for name in _choices(member)]
+    return []
+
+
+def _alternatives(spec: type[BaseModel], role: str) -> tuple[type[Spec], ...]:
+    annotation: Any = spec.model_fields[role].annotation
+    return get_args(get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation)
+
+
+def _kind(part: type[Spec]) -> str:
+    return str(part.model_fields["kind"].default)
