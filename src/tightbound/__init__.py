@@ -1,8 +1,8 @@
 """Variational autoencoders whose numbers can be trusted.
 
 A variational autoencoder is three distributions, a prior p(z), a likelihood p(x|z) and a posterior q(z|x), and one
-identity, log p(x) = ELBO + KL(q(z|x) ‖ p(z|x)). Every loss is in nats per example with all its constants; every estimate
-of log p(x) says on which side of the truth it is.
+identity, log p(x) = ELBO + KL(q(z|x) ‖ p(z|x)). Every loss is in nats per example with all its constants; every
+estimate of log p(x) says on which side of the truth it is.
 """
 
 from importlib import import_module
@@ -102,8 +102,8 @@ __all__ = [
 _HOMES = {
     "data.arrays": "Dataset Split from_arrays",
     "data.load": "load",
-    "errors": "CombinationError DataError FormatError OutputExistsError SpecError StoreError SupportError TightboundError "
-    "TrainingError UntrustedError",
+    "errors": "CombinationError DataError FormatError OutputExistsError SpecError StoreError SupportError "
+    "TightboundError TrainingError UntrustedError",
     "evidence.estimate": "Estimate",
     "evidence.importance": "Importance importance",
     "fitting": "Fitted fit",

@@ -34,7 +34,7 @@ from tightbound.store import Resumed, Run, RunWriter, read_run
 from tightbound.training.loop import Progress, Record, Trainer, run_key
 from tightbound.training.plan import Plan
 
-__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "summarise"]
+__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "summarise"]
 
 EXAMPLES = 2048  # training rows that are shown to parts which start at data
 LOOKED_AT = 2000  # rows in a picture of the latent space, at most
@@ -62,7 +62,7 @@ Event = Started | Progress | Evaluating
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C or SIGTERM; what it had done up to ``step`` is kept in ``partial``, if that is a path."""
+    """A run was stopped by Ctrl-C or SIGTERM; what it did up to ``step`` is kept in ``partial`` (None: nowhere)."""
 
     def __init__(self, step: int, partial: Path | None) -> None:
         super().__init__(f"interrupted at step {step}")
@@ -111,16 +111,17 @@ def fit(
     Under dynamic binarisation the bits of the held-out rows are drawn once, by the seed. ``report`` is called with
     :class:`Started`, with every :class:`~tightbound.Progress`, and while the test rows are evaluated.
 
-    A run with ``out`` writes a checkpoint every ``plan.checkpoint_seconds``; killed at any moment, ``resume=True`` and the
-    same arguments continue it to the same model file, bit for bit, on the same kind of machine. ``loaded`` says how the
-    data was read and is kept with the run.
+    A run with ``out`` writes a checkpoint every ``plan.checkpoint_seconds``; killed at any moment, ``resume=True`` and
+    the same arguments continue it to the same model file, bit for bit, on the same kind of machine. ``loaded`` says how
+    the data was read and is kept with the run.
 
     Raises the errors of :func:`tightbound.train`, :class:`~tightbound.errors.OutputExistsError` when ``out`` exists,
     :class:`~tightbound.errors.StoreError` when it cannot be written, and :class:`Interrupted` on Ctrl-C.
 
     >>> from tightbound import Bernoulli, MLP, from_arrays
     >>> data = from_arrays(np.eye(30)[:, :4] > 0)
-    >>> spec = VAE(sites=data.sites, latent=1, encoder=MLP(hidden=(4,)), decoder=MLP(hidden=(4,)), likelihood=Bernoulli())
+    >>> small = MLP(hidden=(4,))
+    >>> spec = VAE(sites=data.sites, latent=1, encoder=small, decoder=small, likelihood=Bernoulli())
     >>> fit(data, spec, plan=Plan(steps=4), draws=10).elbo.examples
     3
     """
@@ -128,7 +129,9 @@ def fit(
         raise SpecError("fit", (("draws", f"expected at least 1, got {draws}"),))
     if resume and out is None:
         raise SpecError("fit", (("resume", "names no run: say where it was written by out=…"),))
-    fitting = _Fitting(data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None))
+    fitting = _Fitting(
+        data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None)
+    )
     if out is None:
         fitting.train(None)
         return fitting.evaluate(draws)
@@ -143,7 +146,9 @@ def fit(
 
 def data_digest(data: Dataset) -> str:
     """Return the sha256 of what a model can see of a data set: sites, values, what is observed, exposures."""
-    digest = hashlib.sha256(canonical_json([data.sites.model_dump(mode="json"), list(data.x.shape), data.binarise]).encode())
+    digest = hashlib.sha256(
+        canonical_json([data.sites.model_dump(mode="json"), list(data.x.shape), data.binarise]).encode()
+    )
     for array in (data.x, data.observed, data.exposure):
         digest.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -193,7 +198,7 @@ class _Fitting:
         self.seconds = 0.0
 
     def keep(self, writer: RunWriter, resume: bool, loaded: dict[str, Any]) -> None:
-        """Train with a run folder: begin it or continue it, and remove it again if it fails before it holds anything."""
+        """Train with a run folder: begin it or continue it; remove it again if it fails before it holds anything."""
         training = {
             "objective": self.objective.model_dump(mode="json"),
             "plan": self.plan.model_dump(mode="json"),
@@ -229,7 +234,7 @@ class _Fitting:
             for progress in trainer.run():
                 self.seconds = progress.seconds
                 if progress.records:
-                    records = [_plain(record) for record in progress.records]
+                    records = [plain(record) for record in progress.records]
                     self.records += records
                     if writer is not None:
                         writer.record(records)
@@ -262,7 +267,14 @@ class _Fitting:
             "warnings": list(warnings),
         }
         return Fitted(
-            model, result.elbo_estimate(), result.bound(), self.evaluated_on, self.split, self.records, warnings, summary
+            model,
+            result.elbo_estimate(),
+            result.bound(),
+            self.evaluated_on,
+            self.split,
+            self.records,
+            warnings,
+            summary,
         )
 
     @property
@@ -276,7 +288,7 @@ class _Fitting:
         return held_out(self.data, rows, self.plan.seed)
 
     def sheets(self, fitted: Fitted) -> Sheets:
-        """Return what the pictures show: evaluated rows, their reconstructions and embeddings, draws from the model."""
+        """Return what the pictures show: evaluated rows, their reconstructions, embeddings, draws from the model."""
         rows, seed, model = self.evaluated(), self.plan.seed, fitted.model
         seen = rows.take(np.arange(min(len(rows), LOOKED_AT)))
         some = _order(len(self.data), seed)[:LOOKED_AT]
@@ -306,8 +318,8 @@ def _warn(objective: ObjectiveSpec, last: dict[str, Any], trainer: Trainer, eval
     steps, beta, warmup = trainer.marks.step, getattr(objective, "beta", 1.0), getattr(objective, "warmup", 0)
     if warmup > steps:
         yield (
-            f"the warm-up of the KL takes {warmup:,} steps, but training ended after {steps:,}: the weight only reached "
-            f"{last.get('beta') or 0:.2g} of {beta:g}; train longer or shorten the warm-up"
+            f"the warm-up of the KL takes {warmup:,} steps, but training ended after {steps:,}: the weight only "
+            f"reached {last.get('beta') or 0:.2g} of {beta:g}; train longer or shorten the warm-up"
         )
     elif beta != 1:
         yield f"trained with β = {beta:g}: its loss is not minus the ELBO; the numbers above are at β = 1"
@@ -337,7 +349,8 @@ def _prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
     return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 
-def _plain(record: Record) -> dict[str, Any]:
+def plain(record: Record) -> dict[str, Any]:
+    """Return a record as JSON can hold it: what is not finite becomes None."""
     return {name: _number(value) for name, value in record._asdict().items()}
 
 
@@ -348,7 +361,7 @@ def _number(value: Any) -> Any:
 
 @contextmanager
 def _patient_interrupts() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is never cut in half; the second one strikes at once."""
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is never cut in half; the second strikes at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -357,13 +370,13 @@ def _patient_interrupts() -> Iterator[threading.Event]:
 
     def note(number: int, frame: FrameType | None) -> None:
         flag.set()
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
         yield flag
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)

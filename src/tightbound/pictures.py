@@ -1,4 +1,4 @@
-"""Picture sheets of a run: reconstructions, samples, the latent space, the course of training. PNG files, drawn by matplotlib."""
+"""Picture sheets of a run, as PNG: reconstructions, samples, the latent space, the course of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 from tightbound.files import write_with
 from tightbound.schema import Sites
 
-__all__ = ["Sheets", "draw", "image_grid", "latent_map", "loss_curves", "marginals", "recovered", "save", "sheet", "tiles"]
+__all__ = [
+    "Sheets",
+    "draw",
+    "image_grid",
+    "latent_map",
+    "loss_curves",
+    "marginals",
+    "recovered",
+    "save",
+    "sheet",
+    "tiles",
+]
 
 # Petroff's ten colours (2021), made to stay apart under the common kinds of colour blindness.
 COLOURS = (
@@ -30,8 +41,8 @@ DPI = 150
 class Sheets:
     """What the pictures of a run are made of: evaluated rows and what the model makes of them, and draws from it.
 
-    ``means`` (m, L) are those of q(z|x) for rows of all parts, with their labels; ``decoded`` are E[x|z] for z drawn from
-    the prior; ``records`` those of the training; ``part`` names the part that ``rows`` are from.
+    ``means`` (m, L) are those of q(z|x) for rows of all parts, with their labels; ``decoded`` are E[x|z] for z drawn
+    from the prior; ``records`` those of the training; ``part`` names the part that ``rows`` are from.
     """
 
     sites: Sites
@@ -50,11 +61,13 @@ class Sheets:
 
 def draw(sheets: Sheets, folder: Path) -> list[Path]:
     """Write every sheet that suits the data into ``folder`` and return the paths."""
-    if sheets.sites.is_image:
-        drawn = {"reconstructions": _reconstructed_images, "samples": _sampled_images}
-    else:
-        drawn = {"reconstructions": recovered, "samples": marginals}
-    drawn |= {"latents": latent_map, "training": loss_curves}
+    image = sheets.sites.is_image
+    drawn: dict[str, Callable[[Sheets], Figure]] = {
+        "reconstructions": _reconstructed_images if image else recovered,
+        "samples": _sampled_images if image else marginals,
+        "latents": latent_map,
+        "training": loss_curves,
+    }
     return [save(picture(sheets), folder / f"{name}.png") for name, picture in drawn.items()]
 
 
@@ -79,7 +92,7 @@ def tiles(rows: np.ndarray, sites: Sites) -> np.ndarray:
 
 
 def image_grid(pictures: np.ndarray, columns: int, *, gap: int | None = None) -> np.ndarray:
-    """Return pictures (n, height, width, 3) as one picture with ``columns`` in a row, on white, enlarged without blur."""
+    """Return pictures (n, height, width, 3) as one, ``columns`` in a row, on white, enlarged without blur."""
     count, height, width, _ = pictures.shape
     zoom = max(1, round(56 / max(height, width)))
     pictures = pictures.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -98,7 +111,10 @@ def _reconstructed_images(sheets: Sheets, columns: int = 12, bands: int = 3) -> 
     count = min(len(sheets.rows), columns * bands)
     columns, chosen = min(columns, count), _one_of_each(sheets.labels, len(sheets.rows), count)
     pairs = [
-        image_grid(np.concatenate([tiles(part[row], sheets.sites) for part in (_shown(sheets), sheets.reconstructions)]), len(row))
+        image_grid(
+            np.concatenate([tiles(part[row], sheets.sites) for part in (_shown(sheets), sheets.reconstructions)]),
+            len(row),
+        )
         for row in np.split(chosen, range(columns, count, columns))
     ]
     width = max(pair.shape[1] for pair in pairs)
@@ -174,18 +190,20 @@ def _plane(means: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     centred = means - means.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
-    names = tuple(f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
+    names = tuple(
+        f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1)
+    )
     return left[:, :2] * sizes[:2], (names[0], names[1])
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
-    style = {"s": 10 if len(points) > 500 else 20, "linewidths": 0, "alpha": 0.85}
+    style: dict[str, Any] = {"s": 10 if len(points) > 500 else 20, "linewidths": 0, "alpha": 0.85}
     if labels is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
         return
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) > len(COLOURS) and labels.dtype.kind in "iuf":
-        drawn = axes.scatter(*points.T, c=labels.astype(float), cmap="cividis", **style)
+        drawn = axes.scatter(points[:, 0], points[:, 1], c=labels.astype(float).tolist(), cmap="cividis", **style)
         axes.figure.colorbar(drawn, ax=axes, label="label")
         return
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
@@ -241,7 +259,9 @@ def _curve(axes: Axes, records: list[dict[str, Any]], name: str, label: str, col
 
 
 def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
-    points = [(record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None]
+    points = [
+        (record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None
+    ]
     if points:
         value, step = max(points, key=lambda point: point[0])
         axes.plot([step], [value], "o", color=COLOURS[6], markersize=5, label=f"kept: step {step:,}")
@@ -249,7 +269,9 @@ def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
 
 def _limit(axes: Axes, records: list[dict[str, Any]]) -> None:
     """Leave the first, steep part of the curves out of the scale, which would flatten the rest."""
-    values = [record[name] for record in records for name in ("bound", "validation_elbo") if record.get(name) is not None]
+    values = [
+        record[name] for record in records for name in ("bound", "validation_elbo") if record.get(name) is not None
+    ]
     if len(values) > 20:
         low, high = np.percentile(values, 5), max(values)
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
@@ -261,12 +283,12 @@ def marginals(sheets: Sheets) -> Figure:
     def panel(axes: Axes, column: int) -> None:
         real = sheets.rows[:, column] if sheets.observed is None else sheets.rows[sheets.observed[:, column], column]
         drawn = sheets.samples[:, column]
-        bins = _bins(sheets.sites, real, drawn)
+        bins = _bins(sheets.sites, real, drawn).tolist()
         weights = [np.full(len(values), 1 / max(len(values), 1)) for values in (real, drawn)]
         axes.hist(np.clip(real, bins[0], bins[-1]), bins, weights=weights[0], color=PALE, label=f"{sheets.part} rows")
         axes.hist(
-            np.clip(drawn, bins[0], bins[-1]), bins, weights=weights[1], histtype="step", color=COLOURS[0], linewidth=1.4,
-            label="draws from the model",
+            np.clip(drawn, bins[0], bins[-1]), bins, weights=weights[1], histtype="step", color=COLOURS[0],
+            linewidth=1.4, label="draws from the model",
         )  # fmt: skip
         axes.set_yticks([])
 
@@ -287,7 +309,10 @@ def recovered(sheets: Sheets) -> Figure:
 
     def panel(axes: Axes, column: int) -> None:
         seen = slice(None) if sheets.observed is None else sheets.observed[:, column]
-        real, given = sheets.rows[seen, column].astype(np.float64), sheets.reconstructions[seen, column].astype(np.float64)
+        real, given = (
+            sheets.rows[seen, column].astype(np.float64),
+            sheets.reconstructions[seen, column].astype(np.float64),
+        )
         if not len(real):
             return
         low, high = min(real.min(), given.min()), max(real.max(), given.max())
@@ -323,8 +348,8 @@ def _panels(sheets: Sheets, panel: Callable[[Axes, int], None], title: str) -> F
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=INK)
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
 
 
 def _legend(*axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""What a run is made of, as four tables: [model], [objective], [plan] and [data]; from a TOML file, from flags, or both."""
+"""What a run is made of, as four tables, [model], [objective], [plan] and [data]: from a TOML file, flags, or both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tightbound.data.load import BUILTIN, load
 from tightbound.errors import DataError, SpecError
 from tightbound.fitting import data_digest
 from tightbound.model import VAE, default_likelihood
-from tightbound.objectives import ELBO, IWAE, AnyObjective, ObjectiveSpec
+from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
 from tightbound.schema import Kind, Sites
 from tightbound.spec import Custom, Spec
 from tightbound.store import Run, require_trust
@@ -35,6 +35,7 @@ __all__ = [
     "other_rows",
     "own_rows",
     "read_toml",
+    "spec_of",
     "template",
     "to_toml",
     "toml_value",
@@ -43,7 +44,8 @@ __all__ = [
 TABLES = ("model", "objective", "plan", "data")
 _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
 _OBJECTIVES: dict[str, type[ObjectiveSpec]] = {"elbo": ELBO, "iwae": IWAE}
-_DEFAULT_STEPS = 6000  # a small data set gets about this many steps, a large one a hundred epochs
+_DEFAULT_EPOCHS, _DEFAULT_STEPS = 100, 2000  # a small data set gets this many steps, a large one this many epochs
+_DECAY = 0.1  # how far the decay alone would shrink the weights: by exp(−_DECAY √steps) over a run at a constant rate
 
 Tables = dict[str, Any]
 
@@ -64,11 +66,16 @@ class DataOptions(Spec):
     test: float = Field(default=0.1, ge=0, lt=1)
 
     def load(self, source: Any, seed: int) -> tuple[Dataset, Self]:
-        """Return the data set and these options with kind and levels filled in, as other rows for the same model need."""
-        options = {name: getattr(self, name) for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")}
+        """Return the data set and these options with kind and levels filled in, as other rows need them."""
+        options = {
+            name: getattr(self, name)
+            for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")
+        }
         data = load(source, **options)
         sites = data.sites
-        known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
+        known = self.replace(
+            kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse"
+        )
         return (data.with_binarisation(self.binarise, seed) if self.binarise else data), known
 
 
@@ -100,11 +107,19 @@ def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Setti
 
 
 def default_plan(plan: Plan, rows: int) -> Plan:
-    """Return the plan with a length: a hundred epochs, or as many as make a training worth its name of few rows."""
-    if plan.steps is not None or plan.epochs is not None:
+    """Return the plan with the length and the weight decay that it does not name itself.
+
+    The decay is Loshchilov and Hutter's normalised one, λ = 0.1 / (learning rate · √steps): it is strong where few rows
+    are seen often, and fades as training becomes long.
+    """
+    decay_named = "weight_decay" in plan.model_fields_set
+    if plan.steps is None and plan.epochs is None:
+        per_epoch = rows / min(plan.batch_size, rows)
+        plan = plan.replace(epochs=max(_DEFAULT_EPOCHS, math.ceil(_DEFAULT_STEPS / per_epoch)))
+    if decay_named:
         return plan
-    steps_per_epoch = rows / min(plan.batch_size, rows)
-    return plan.replace(epochs=max(100, math.ceil(_DEFAULT_STEPS / steps_per_epoch)))
+    decay = _DECAY / (plan.learning_rate * math.sqrt(plan.total_steps(rows)))
+    return plan.replace(weight_decay=float(f"{decay:.2g}"))
 
 
 def default_latent(sites: Sites) -> int:
@@ -124,11 +139,13 @@ def loaded_from(source: str, options: DataOptions) -> dict[str, Any]:
 
 
 def own_rows(run: Run) -> Dataset:
-    """Return the whole data set of a run, read again from where it was; raise :class:`DataError` when it has changed."""
+    """Return the data set of a run, read again from where it was; raise :class:`DataError` when it has changed."""
     source, options = _recorded(run)
     data, _ = options.load(source, _seed(run))
     if data_digest(data) != run.training["data"]["digest"]:
-        raise DataError(f"the data in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows")
+        raise DataError(
+            f"the data in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows"
+        )
     return data
 
 
@@ -138,7 +155,11 @@ def other_rows(run: Run, source: str, *, array: str | None = None, label: str | 
     What concerns the form of a file (array, label, resize, grey) is taken over when both sources have the same form.
     """
     sites = run.spec.sites
-    known = {"kind": sites.kind, "levels": sites.levels or None, "missing": "mask" if sites.missing else "refuse"}
+    known: Tables = {
+        "kind": sites.kind,
+        "levels": sites.levels or None,
+        "missing": "mask" if sites.missing else "refuse",
+    }
     options = DataOptions(**known)
     if "options" in run.training["loaded"]:
         recorded, options = _recorded(run)
@@ -172,7 +193,7 @@ def _spec(sites: Sites, table: Tables) -> VAE:
 
 
 def _part(value: Any, kind: Any) -> Any:
-    """Return a part's table with its kind: a name stands for a kind, "package.module:Name" for code of the user's own."""
+    """Return a part's table with its kind: a name stands for a kind, "module:Name" for code of the user's own."""
     if isinstance(value, str):
         value = {"kind": value}
     if isinstance(value, dict):
@@ -245,7 +266,11 @@ def merge(below: Tables, above: Tables) -> Tables:
     for name, value in above.items():
         under = merged.get(name)
         under = {"kind": under} if isinstance(under, str) else under
-        if isinstance(value, dict) and isinstance(under, dict) and value.get("kind", under.get("kind")) == under.get("kind"):
+        if (
+            isinstance(value, dict)
+            and isinstance(under, dict)
+            and value.get("kind", under.get("kind")) == under.get("kind")
+        ):
             value = merge(under, value)
         merged[name] = value
     return merged
@@ -261,15 +286,25 @@ def to_toml(spec: VAE, objective: ObjectiveSpec, plan: Plan, options: DataOption
     return "\n".join(lines)
 
 
+def spec_of(run: Run) -> str:
+    """Return the TOML from which the same run can be started again."""
+    training = run.training
+    options = DataOptions(**training["loaded"].get("options", {}))
+    return to_toml(run.spec, _objective(training["objective"]), Plan(**training["plan"]), options)
+
+
 def template() -> str:
     """Return a TOML to start from: every choice with its default, the alternatives as comments."""
     lines = ["# A run of tightbound: tightbound fit DATA --spec FILE.toml --out RUN. Flags win over this file.", ""]
     lines += ["[model]", "# latent = 16  (left out: chosen by the number of sites)", ""]
     for role in _PARTS:
         default = VAE.model_fields[role].default
-        lines += _choice(f"model.{role}", default if isinstance(default, Spec) else None, _alternatives(VAE, role)) + [""]
+        shown = default if isinstance(default, Spec) else None
+        lines += [*_choice(f"model.{role}", shown, _alternatives(VAE, role)), ""]
     lines += [*_choice("objective", ELBO(), tuple(_OBJECTIVES.values())), ""]
     lines += ["[plan]", *_fields(Plan(), explain=True), "", "[data]", *_fields(DataOptions(), explain=True), ""]
+    decay = next(line for line in lines if line.startswith("weight_decay"))
+    lines[lines.index(decay)] = "# weight_decay = …  (left out: 0.1 / (learning_rate √steps))"
     return "\n".join(lines)
 
 
@@ -286,7 +321,7 @@ def _choice(name: str, default: Spec | None, alternatives: Sequence[type[Spec]])
 
 
 def _fields(part: Spec, *, explain: bool = False) -> Iterator[str]:
-    """Yield the fields of a spec as lines of TOML; what is None cannot be written and becomes a comment, if anything."""
+    """Yield the fields of a spec as lines of TOML; what is None cannot be written: a comment, if anything."""
     values = part.model_dump(mode="json")
     for name, info in type(part).model_fields.items():
         if name == "kind" and isinstance(part, Plan):

@@ -1,7 +1,7 @@
-"""A run on disk: ``spec.json``, ``model.safetensors``, ``metrics.jsonl``, the split, the environment. No pickle anywhere.
+"""A run on disk: spec, model, metrics, split, environment, as JSON and safetensors. No pickle anywhere.
 
-While it is trained a run lives in ``NAME.partial``; it is renamed to ``NAME`` when it is whole, so that a folder without
-the suffix is always complete. The model file carries its own spec and format number and can be loaded alone.
+While it is trained a run lives in ``NAME.partial``; it is renamed to ``NAME`` when it is whole, so that a folder
+without the suffix is always complete. The model file carries its own spec and format number and can be loaded alone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"  # run from its source tree
+        return "source tree"  # not installed, run from where it lies
 
 
 def _processor() -> str:
@@ -154,7 +154,7 @@ def _read_spec(fields: Any, path: Path) -> VAE:
 def _pack(arrays: dict[str, np.ndarray], head: dict[str, Any]) -> bytes:
     # One metadata key: several are written in an order that changes from process to process.
     return safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"tightbound": canonical_json(head)}
+        {name: np.asarray(array, order="C") for name, array in arrays.items()}, {"tightbound": canonical_json(head)}
     )
 
 
@@ -187,8 +187,8 @@ def _check_format(head: Any, path: Path) -> None:
 class Run:
     """A finished run, read back: what was trained on what, how, and what came out.
 
-    ``training`` holds the objective, the plan, what identifies the data, and how it was loaded; ``summary`` the numbers;
-    ``split`` the row numbers of the parts.
+    ``training`` holds the objective, the plan, what identifies the data, and how it was loaded; ``summary`` the
+    numbers; ``split`` the row numbers of the parts.
     """
 
     path: Path
@@ -259,7 +259,7 @@ class Resumed:
 class RunWriter:
     """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``finish``.
 
-    Killed at any moment it leaves either nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run.
+    Killed at any moment it leaves nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run.
     """
 
     def __init__(self, path: str | Path) -> None:

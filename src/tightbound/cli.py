@@ -1,0 +1,622 @@
+"""The terminal face: fit, evaluate, encode, reconstruct, sample, info.
+
+Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tightbound.errors import SpecError, TightboundError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tightbound",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Command = TypeVar("Command", bound=Callable[..., None])
+
+MODEL, OBJECTIVE, TRAINING, DATA = "Model", "Objective", "Training", "Data"
+_WIDTH = 120  # of lines that go to a file
+_LINES, _LINE_SECONDS = 20, 2.0  # lines of progress where no bar can be drawn: how many, how far apart
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with 2 on a mistake of the user's, with 130 on Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    _switch_on_cache("--no-cache" not in given)
+    app(args=given, obj=given)
+
+
+def _switch_on_cache(wanted: bool) -> None:
+    """Keep compiled programs between runs, by the environment variables that JAX reads when it is imported."""
+    if not wanted or os.environ.get("TIGHTBOUND_CACHE", "").lower() == "off":
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(home) / "tightbound" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _part(name: str) -> Any:
+    """Import a module of this package."""
+    return import_module(f"tightbound.{name}")
+
+
+def _command(function: Command) -> Command:
+    """Make a function a command: a user's mistake becomes one line on stderr and exit code 2."""
+
+    @functools.wraps(function)
+    def guarded(*given: Any, **options: Any) -> None:
+        try:
+            function(*given, **options)
+        except TightboundError as error:
+            _complain(f"error: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            _complain(str(stop) or "interrupted")
+            raise typer.Exit(130) from None
+
+    app.command()(guarded)
+    return function
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tightbound {import_module('tightbound').__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Keep no compiled programs (the same as TIGHTBOUND_CACHE=off).")
+    ] = False,
+) -> None:
+    """Variational autoencoders whose numbers can be trusted: losses in nats per example, bounds with their side."""
+
+
+# Where each flag of fit goes in the tables of a spec.
+_FLAGS = {
+    "latent": ("model.latent",),
+    "network": ("model.encoder.kind", "model.decoder.kind"),
+    "hidden": ("model.encoder.hidden", "model.decoder.hidden"),
+    "channels": ("model.encoder.channels", "model.decoder.channels"),
+    "gated": ("model.encoder.gated", "model.decoder.gated"),
+    "posterior": ("model.posterior.kind",),
+    "prior": ("model.prior.kind",),
+    "components": ("model.prior.components",),
+    "likelihood": ("model.likelihood.kind",),
+    "objective": ("objective.kind",),
+    "beta": ("objective.beta",),
+    "warmup": ("objective.warmup",),
+    "free_bits": ("objective.free_bits",),
+    "k": ("objective.k",),
+    "gradient": ("objective.gradient",),
+    "epochs": ("plan.epochs",),
+    "steps": ("plan.steps",),
+    "batch_size": ("plan.batch_size",),
+    "learning_rate": ("plan.learning_rate",),
+    "weight_decay": ("plan.weight_decay",),
+    "patience": ("plan.patience",),
+    "checkpoint_seconds": ("plan.checkpoint_seconds",),
+    "seed": ("plan.seed",),
+    "kind": ("data.kind",),
+    "levels": ("data.levels",),
+    "missing": ("data.missing",),
+    "binarise": ("data.binarise",),
+    "resize": ("data.resize",),
+    "grey": ("data.grey",),
+    "array": ("data.array",),
+    "label": ("data.label",),
+    "shape": ("data.shape",),
+    "validation": ("data.validation",),
+    "test": ("data.test",),
+}
+
+
+def _option(text: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder of images, or the built-in set 'digits'.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'fit --out' made it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Trust = Annotated[
+    list[str] | None,
+    _option(
+        "Allow code of your own that a spec names: 'package.module:Name'. May be repeated.", "--trust", metavar="TARGET"
+    ),
+]
+Label = Annotated[str | None, _option("Column or array of labels; '' for none.", "--label", panel=DATA, metavar="NAME")]
+Array = Annotated[
+    str | None, _option("Array of a .npz file or part of an idx folder.", "--array", panel=DATA, metavar="NAME")
+]
+
+
+@_command
+def fit(
+    context: typer.Context,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.", metavar="RUN", show_default=False)],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; other flags as they were.")
+    ] = False,
+    spec: Annotated[
+        Path | None,
+        _option("Choices in a file; 'info --spec' prints one to start from.", "--spec", metavar="FILE.toml"),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        _option("Any field: model.likelihood.noise=site. May be repeated.", "--set", metavar="NAME=VALUE"),
+    ] = None,
+    trust: Trust = None,
+    draws: Annotated[int, typer.Option("--draws", help="Importance samples per test row.", min=1)] = 1000,
+    as_json: Json = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no picture sheets.")] = False,
+    latent: Annotated[int | None, _option("Number of latents.", panel=MODEL)] = None,
+    network: Annotated[str | None, _option("mlp or convolutional.", panel=MODEL, metavar="NAME")] = None,
+    hidden: Annotated[
+        str | None, _option("Widths of the dense layers, such as 300,300.", panel=MODEL, metavar="WIDTHS")
+    ] = None,
+    channels: Annotated[
+        str | None, _option("Channels of the convolutions, such as 32,64.", panel=MODEL, metavar="WIDTHS")
+    ] = None,
+    gated: Annotated[bool | None, _option("Gated units.", "--gated", panel=MODEL)] = None,
+    posterior: Annotated[str | None, _option("diagonal or full.", panel=MODEL, metavar="NAME")] = None,
+    prior: Annotated[str | None, _option("normal, mixture or vamp.", panel=MODEL, metavar="NAME")] = None,
+    components: Annotated[int | None, _option("Components of a mixture or vamp prior.", panel=MODEL)] = None,
+    likelihood: Annotated[
+        str | None,
+        _option(
+            "bernoulli, categorical, discretised-logistic, gaussian, poisson or negative-binomial; "
+            "left out, it follows from the data.",
+            panel=MODEL,
+            metavar="NAME",
+        ),
+    ] = None,
+    objective: Annotated[str | None, _option("elbo or iwae.", panel=OBJECTIVE, metavar="NAME")] = None,
+    beta: Annotated[float | None, _option("Weight of the KL (1: the ELBO).", panel=OBJECTIVE)] = None,
+    warmup: Annotated[int | None, _option("Steps over which that weight rises from 0.", panel=OBJECTIVE)] = None,
+    free_bits: Annotated[float | None, _option("Nats per latent that the KL may keep.", panel=OBJECTIVE)] = None,
+    k: Annotated[int | None, _option("Draws per row of the IWAE.", "--k", "-k", panel=OBJECTIVE)] = None,
+    gradient: Annotated[
+        str | None, _option("pathwise, stl (elbo) or dreg (iwae).", panel=OBJECTIVE, metavar="NAME")
+    ] = None,
+    epochs: Annotated[int | None, _option("Length in epochs.", panel=TRAINING)] = None,
+    steps: Annotated[int | None, _option("Length in steps.", panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, _option("Rows per step.", panel=TRAINING)] = None,
+    learning_rate: Annotated[float | None, _option("Peak learning rate.", panel=TRAINING)] = None,
+    weight_decay: Annotated[float | None, _option("Decoupled weight decay.", panel=TRAINING)] = None,
+    patience: Annotated[
+        int | None, _option("Evaluations without a better one before stopping.", panel=TRAINING)
+    ] = None,
+    checkpoint_seconds: Annotated[float | None, _option("Seconds between checkpoints.", panel=TRAINING)] = None,
+    seed: Annotated[int | None, _option("Decides the split, the weights and all noise.", panel=TRAINING)] = None,
+    kind: Annotated[
+        str | None, _option("What values are: binary, levels, category, count or real.", panel=DATA, metavar="NAME")
+    ] = None,
+    levels: Annotated[int | None, _option("Number of levels or categories.", panel=DATA)] = None,
+    missing: Annotated[str | None, _option("refuse or mask missing cells.", panel=DATA, metavar="NAME")] = None,
+    binarise: Annotated[
+        str | None, _option("Turn grey levels into bits: dynamic, fixed or threshold.", panel=DATA, metavar="NAME")
+    ] = None,
+    resize: Annotated[str | None, _option("Size of the images of a folder.", panel=DATA, metavar="HxW")] = None,
+    grey: Annotated[bool | None, _option("One channel for the images of a folder.", "--grey", panel=DATA)] = None,
+    array: Array = None,
+    label: Label = None,
+    shape: Annotated[
+        str | None, _option("Shape of an image in flat rows, such as 28x28.", panel=DATA, metavar="HxW")
+    ] = None,
+    validation: Annotated[float | None, _option("Share of rows to choose the weights by.", panel=DATA)] = None,
+    test: Annotated[float | None, _option("Share of rows for the final numbers.", panel=DATA)] = None,
+) -> None:
+    """Train a model, evaluate it on held-out rows, draw pictures."""
+    flags = {name: value for name, value in locals().items() if name in _FLAGS and value is not None}
+    settings_of = _part("settings")
+    tables = settings_of.read_toml(spec) if spec is not None else {}
+    tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
+    tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
+    trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
+    settings = settings_of.from_tables(tables, data, trusted)
+    face = _JsonFace() if as_json else _PeopleFace()
+    face.introduce(settings)
+    fitting = _part("fitting")
+    try:
+        fitted = fitting.fit(
+            settings.data, settings.spec, settings.objective, settings.plan, out=out, resume=resume,
+            loaded=settings_of.loaded_from(data, settings.options), validation=settings.options.validation,
+            test=settings.options.test, draws=draws, pictures=not no_pictures, report=face.report,
+        )  # fmt: skip
+    except (TightboundError, KeyboardInterrupt) as error:
+        face.close()
+        raise _with_way_on(error, out, context.obj) from None
+    face.close()
+    face.conclude(fitted, out)
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or "." not in name:
+            raise SpecError("--set", (("", f"expected TABLE.FIELD=VALUE, such as model.latent=8, got '{pair}'"),))
+        values[name.strip()] = _part("settings").toml_value(text.strip())
+    return values
+
+
+def _tables(flags: dict[str, Any]) -> dict[str, Any]:
+    for name in ("hidden", "channels", "resize", "shape"):
+        if name in flags:
+            flags[name] = _whole_numbers(name, flags[name])
+    if flags.get("label") == "":
+        del flags["label"]
+    return {path: value for name, value in flags.items() for path in _FLAGS[name]}
+
+
+def _whole_numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.replace("×", ",").replace("x", ",").split(",") if number.strip()]
+    except ValueError:
+        example = "300,300" if name in ("hidden", "channels") else "28x28"
+        raise SpecError(f"--{name}", (("", f"expected whole numbers such as {example}, got '{text}'"),)) from None
+
+
+def _with_way_on(error: BaseException, out: Path, given: list[str]) -> BaseException:
+    """Add to an error how the run can be continued, when there is something to continue."""
+    partial = out.with_name(out.name + ".partial")
+    known = "--resume" in str(error) or "resume" in given
+    if known or not (partial / "checkpoint.safetensors").exists():
+        return error
+    command = shlex.join(["tightbound", *given, *([] if "--resume" in given else ["--resume"])])
+    what = str(error) or "interrupted"
+    text = f"{what}; the run so far is in {partial}; continue it with\n  {command}"
+    return KeyboardInterrupt(text) if isinstance(error, KeyboardInterrupt) else TightboundError(text)
+
+
+@_command
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Other rows; without it, the run's test rows.")
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", "-k", help="Importance samples per row.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.", min=0)] = 0,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", help="Evaluate only the first rows.", min=1)
+    ] = None,
+    array: Array = None,
+    label: Label = None,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate ELBO and log p(x) of held-out or other rows."""
+    stored = _part("store").read_run(run)
+    model = stored.model(trust=trust or ())
+    settings, fitting = _part("settings"), _part("fitting")
+    if data is None:
+        whole = settings.own_rows(stored)
+        part = "test" if len(stored.split["test"]) else "training"
+        rows = fitting.held_out(
+            whole, stored.split["test" if part == "test" else "train"], stored.training["plan"]["seed"]
+        )
+        what = f"{part} rows of {run}"
+    else:
+        rows, what = settings.other_rows(stored, data, array=array, label=label), data
+    rows = rows.take(range(min(len(rows), max_examples))) if max_examples is not None else rows
+    face = _JsonFace() if as_json else _PeopleFace()
+    result = _part("evidence.importance").importance(
+        model, rows, draws=draws, seed=seed, report=lambda done, total: face.report(fitting.Evaluating(done, total))
+    )
+    face.close()
+    summary = fitting.summarise(result, rows.sites.count, images=rows.sites.is_image)
+    face.numbers({**summary, "evaluated_on": what})
+
+
+@_command
+def encode(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help=".npz with mean and scale (n, L); .npy (2, n, L); or .csv.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    array: Array = None,
+    label: Label = None,
+    trust: Trust = None,
+) -> None:
+    """Write mean and standard deviation of q(z|x) for every row."""
+    outputs = _part("outputs")
+    outputs.check_output(out, outputs.EMBEDDING_FORMATS)
+    stored = _part("store").read_run(run)
+    rows = _part("settings").other_rows(stored, data, array=array, label=label)
+    outputs.write_embedding(out, _part("inference").embed(stored.model(trust=trust or ()), rows))
+    typer.echo(f"{out}: {len(rows):,} rows × {stored.spec.latent} latents, mean and standard deviation of q(z|x)")
+
+
+@_command
+def reconstruct(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", help=".npy in the shape of the data, or .csv.", metavar="FILE", show_default=False)
+    ],
+    array: Array = None,
+    label: Label = None,
+    trust: Trust = None,
+) -> None:
+    """Write the mean of x, decoded at the mean of q(z|x), for every row."""
+    outputs = _part("outputs")
+    outputs.check_output(out, outputs.ROW_FORMATS)
+    stored = _part("store").read_run(run)
+    rows = _part("settings").other_rows(stored, data, array=array, label=label)
+    made = _part("inference").reconstruct(stored.model(trust=trust or ()), rows)
+    outputs.write_rows(out, made, rows.sites, _names(stored))
+    typer.echo(f"{out}: {len(rows):,} reconstructions E[x|z]")
+
+
+@_command
+def sample(
+    run: RunFolder,
+    out: Annotated[
+        Path,
+        typer.Option("--out", help=".npy, .csv or, for images, a .png sheet.", metavar="FILE", show_default=False),
+    ],
+    count: Annotated[int, typer.Option("-n", "--count", help="Number of rows.", min=1)] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Row i is a function of (seed, i).", min=0)] = 0,
+    trust: Trust = None,
+) -> None:
+    """Draw rows from p(x)."""
+    outputs = _part("outputs")
+    stored = _part("store").read_run(run)
+    sites = stored.spec.sites
+    outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if sites.is_image else outputs.ROW_FORMATS)
+    rows = _part("inference").sample(stored.model(trust=trust or ()), count, seed=seed)
+    outputs.write_rows(out, outputs.compact(rows, sites), sites, _names(stored))
+    typer.echo(f"{out}: {count:,} draws from p(x)")
+
+
+@_command
+def info(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.")] = None,
+    spec: Annotated[
+        bool, typer.Option("--spec", help="Print TOML for 'fit --spec': of the run, or to start from.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a run is and what came out of it, or print a spec."""
+    settings = _part("settings")
+    if run is None:
+        if not spec:
+            raise SpecError("info", (("", "name a run folder, or ask for a spec to start from with --spec"),))
+        typer.echo(settings.template(), nl=False)
+        return
+    stored = _part("store").read_run(run)
+    if spec:
+        typer.echo(settings.spec_of(stored), nl=False)
+    elif as_json:
+        whole = {"model": stored.spec.model_dump(mode="json")}
+        whole |= {name: getattr(stored, name) for name in ("training", "environment", "summary")}
+        print(json.dumps(whole, ensure_ascii=False))
+    else:
+        face = _PeopleFace()
+        face.model(stored.spec, stored.summary["parameters"])
+        face.table("run", _facts(stored))
+        face.numbers(stored.summary)
+
+
+def _names(stored: Any) -> tuple[str, ...]:
+    return tuple(stored.training["loaded"].get("names", ()))
+
+
+def _facts(stored: Any) -> list[tuple[str, str]]:
+    summary, rows = stored.summary, stored.summary["rows"]
+    kept = f", the weights of step {summary['best_step']:,} kept" if summary["best_step"] is not None else ""
+    parts = ", ".join(f"{rows[part]:,} {part}" for part in ("train", "validation", "test"))
+    return [
+        ("data", f"{stored.training['loaded']['source']}: {parts} rows"),
+        ("objective", _one_line(stored.training["objective"])),
+        ("trained", f"{summary['steps']:,} steps{kept}"),
+        ("made with", ", ".join(f"{name} {stored.environment[name]}" for name in ("tightbound", "jax", "python"))),
+        ("on", f"{stored.environment['processor']}, {stored.environment['cores']} cores"),
+        *(("resumed", "; ".join(differences)) for differences in stored.environment.get("resumed_elsewhere", [])),
+        ("model file", str(stored.path / "model.safetensors")),
+    ]
+
+
+def _one_line(fields: dict[str, Any]) -> str:
+    inside = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "kind")
+    return f"{fields['kind']}({inside})"
+
+
+class _PeopleFace:
+    """What people see: what was inferred before training, a bar while it runs, the numbers at the end."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.lines, self.printed = 0, time.monotonic()
+
+    def introduce(self, settings: Any) -> None:
+        """Say what the data are taken for and what will be trained."""
+        facts = [("", line.removeprefix("note: ")) for line in settings.data.describe().splitlines()]
+        self.table("data", facts)
+        self.settings = settings
+
+    def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Print pairs of words under a title."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for index, (name, text) in enumerate(rows):
+            table.add_row(name or (title if index == 0 else ""), Text(text))
+        self.console.print(table)
+
+    def model(self, spec: Any, parameters: int) -> None:
+        """Print the three distributions and their networks."""
+        self.table("model", [*spec.describe(), ("weights", f"{parameters:,} trained numbers")])
+
+    def report(self, event: Any) -> None:
+        """Show an event of a run."""
+        fitting = _part("fitting")
+        match event:
+            case fitting.Started():
+                self._start(event)
+            case fitting.Evaluating():
+                self._advance("evaluating", event.done, event.total, "rows")
+            case _:
+                self._advance("training", event.step, event.total_steps, _latest(event))
+
+    def _start(self, event: Any) -> None:
+        rows = ", ".join(f"{count:,} {part}" for part, count in event.rows.items())
+        self.model(self.settings.spec, event.parameters)
+        plan = self.settings.plan
+        self.table(
+            "training",
+            [
+                ("objective", _one_line(self.settings.objective.model_dump(mode="json"))),
+                (
+                    "training",
+                    f"{event.total_steps:,} steps of {plan.batch_size} rows, learning rate {plan.learning_rate:g}, "
+                    f"weight decay {plan.weight_decay:g}, seed {plan.seed}",
+                ),
+                ("rows", rows),
+            ],
+        )
+        if event.step:
+            self.console.print(f"resuming at step {event.step:,}")
+        for difference in event.differences:
+            self.warn(f"{difference}: the last bits of the result may differ from an uninterrupted run")
+        if self.console.is_terminal:
+            self._advance("training", event.step, event.total_steps, "compiling (later runs find it in the cache)")
+
+    def _advance(self, what: str, done: int, total: int, words: str) -> None:
+        if not self.console.is_terminal:
+            self._line(what, done, total, words)
+            return
+        if self.bar is None or self.bar.tasks[-1].description != what:
+            self.close()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[words]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task(what, total=total, words=words)
+            self.bar.start()
+        assert self.task is not None
+        self.bar.update(self.task, completed=done, words=words)
+
+    def _line(self, what: str, done: int, total: int, words: str) -> None:
+        """Print a line now and then, where a bar would fill a log file."""
+        share, now = done * _LINES // total, time.monotonic()
+        if done == total or (share > self.lines and now - self.printed >= _LINE_SECONDS):
+            self.console.print(f"{what} {done:,}/{total:,}  {words}", soft_wrap=True)
+            self.lines, self.printed = share if done < total else 0, now
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def conclude(self, fitted: Any, out: Path) -> None:
+        """Print the test numbers, what the model is, and where the pictures are."""
+        self.numbers(fitted.summary)
+        self.model(fitted.model.spec, fitted.summary["parameters"])
+        self.table("pictures", [("", str(out / picture)) for picture in fitted.summary["pictures"]])
+        self.table("run", [("", str(out))])
+
+    def numbers(self, summary: dict[str, Any]) -> None:
+        """Print ELBO and log p(x) with unit, standard error and side, and what to bear in mind."""
+        elbo, evidence = summary["elbo"], summary["log_evidence"]
+        what = summary["evaluated_on"]
+        self.table(
+            "",
+            [
+                (f"{what} ELBO" if what in ("test", "training") else "ELBO", _quantity(elbo, summary["unit"])),
+                ("log p(x) ≥", f"{_quantity(evidence, summary['unit'])}, {evidence['method']}"),
+                ("", f"{evidence['examples']:,} examples ({what}), median effective sample size {evidence['ess']:.1f}"),
+            ],
+        )
+        for warning in summary.get("warnings", ()):
+            self.warn(warning)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.console.print(f"warning: {text}", style="yellow", soft_wrap=True)
+
+
+class _JsonFace:
+    """What programs read: one JSON object per line on stdout."""
+
+    def introduce(self, settings: Any) -> None:
+        """Say nothing."""
+
+    def report(self, event: Any) -> None:
+        """Print the records of a run; what differs from the environment it began in goes to stderr."""
+        for record in getattr(event, "records", ()):
+            print(json.dumps({"event": "record", **_part("fitting").plain(record)}), flush=True)
+        for difference in getattr(event, "differences", ()):
+            _complain(f"warning: {difference}")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def conclude(self, fitted: Any, out: Path) -> None:
+        """Print the summary of a run."""
+        self.numbers({**fitted.summary, "run": str(out)})
+
+    def numbers(self, summary: dict[str, Any]) -> None:
+        """Print a summary."""
+        print(json.dumps({"event": "summary", **summary}, ensure_ascii=False), flush=True)
+
+
+def _quantity(estimate: dict[str, Any], unit: str) -> str:
+    bits = estimate.get("bits_per_dimension")
+    error = "?" if estimate["se"] is None else f"{estimate['se']:.2f}"
+    value = "not finite" if estimate["value"] is None else f"{estimate['value']:.2f}"
+    return f"{value} ± {error} {unit}" + (
+        f" ({bits[0]:.3f} bits per dimension)" if bits and bits[0] is not None else ""
+    )
+
+
+def _latest(progress: Any) -> str:
+    latest = progress.latest
+    validation = "" if progress.validation_elbo is None else f"  validation {progress.validation_elbo:.2f}"
+    return (
+        f"ELBO {latest.bound:.2f}{validation}  reconstruction {latest.reconstruction:.2f}  KL {latest.kl:.2f}  "
+        f"{progress.examples_per_second:,.0f} examples/s"
+    )

@@ -1,0 +1,25 @@
+"""Before JAX is imported: the persistent compilation cache. After that: what needs the data folder is skipped without it."""
+
+import os
+from pathlib import Path
+
+# Set through the environment, which reaches subprocesses and workers too; what is already set is respected.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path.home() / ".cache" / "tightbound" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for variable, setting in CACHE.items():
+    os.environ.setdefault(variable, setting)
+
+import pytest  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``data`` when no data folder is named."""
+    if os.environ.get("TIGHTBOUND_DATA"):
+        return
+    skip = pytest.mark.skip(reason="TIGHTBOUND_DATA does not name a data folder")
+    for item in items:
+        if "data" in item.keywords:
+            item.add_marker(skip)

@@ -1,0 +1,132 @@
+"""Every part that the library ships, by name, and a tiny model of any combination: for the tests and the full grid."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import tightbound as tb
+from tightbound.model import to_arrays, trainable
+from tightbound.spec import Spec
+from tightbound.testing import example_rows
+
+ROWS = 24
+
+POSTERIORS: dict[str, Spec] = {"diagonal": tb.DiagonalGaussian(), "full": tb.FullGaussian()}
+PRIORS: dict[str, Spec] = {
+    "normal": tb.StandardNormal(),
+    "mixture": tb.TrainedMixture(components=4),
+    "vamp": tb.VampPrior(components=4),
+}
+# Likelihood and the sites it is tried on; 256 levels are the 8-bit case.
+LIKELIHOODS: dict[str, tuple[Spec, dict[str, Any]]] = {
+    "bernoulli": (tb.Bernoulli(), {"kind": "binary"}),
+    "gaussian-fixed": (tb.Gaussian(noise="fixed", scale=0.5), {"kind": "real"}),
+    "gaussian-global": (tb.Gaussian(), {"kind": "real"}),
+    "gaussian-site": (tb.Gaussian(noise="site"), {"kind": "real"}),
+    "gaussian-predicted": (tb.Gaussian(noise="predicted"), {"kind": "real"}),
+    "logistic": (tb.DiscretisedLogistic(), {"kind": "levels", "levels": 256}),
+    "logistic-mixture": (tb.DiscretisedLogistic(components=3, noise="site"), {"kind": "levels", "levels": 5}),
+    "categorical": (tb.Categorical(), {"kind": "category", "levels": 4}),
+    "categorical-levels": (tb.Categorical(), {"kind": "levels", "levels": 4}),
+    "poisson": (tb.Poisson(), {"kind": "count"}),
+    "negative-binomial": (tb.NegativeBinomial(), {"kind": "count"}),
+    "negative-binomial-predicted": (tb.NegativeBinomial(dispersion="predicted"), {"kind": "count"}),
+}
+OBJECTIVES: dict[str, Spec] = {
+    "elbo": tb.ELBO(),
+    "elbo-beta": tb.ELBO(beta=4.0, warmup=10, free_bits=0.05),
+    "elbo-stl": tb.ELBO(gradient="stl"),
+    "iwae": tb.IWAE(k=3),
+    "iwae-dreg": tb.IWAE(k=3, gradient="dreg"),
+}
+# What the rows look like. An exposure goes with counts only.
+DATA: dict[str, dict[str, Any]] = {
+    "complete": {},
+    "missing": {"missing": True},
+    "exposure": {"exposure": True},
+    "missing-exposure": {"missing": True, "exposure": True},
+}
+NETWORKS: dict[str, tuple[Spec, tuple[int, ...]]] = {
+    "mlp": (tb.MLP(hidden=(6,), activation="tanh"), (4,)),
+    "convolutional": (tb.Convolutional(channels=(2,), activation="tanh"), (4, 4, 1)),
+}
+FACTORS: dict[str, tuple[str, ...]] = {
+    "posterior": tuple(POSTERIORS),
+    "prior": tuple(PRIORS),
+    "likelihood": tuple(LIKELIHOODS),
+    "objective": tuple(OBJECTIVES),
+    "data": tuple(DATA),
+    "network": tuple(NETWORKS),
+}
+
+
+class Choice(NamedTuple):
+    """One combination of parts, by name."""
+
+    posterior: str
+    prior: str
+    likelihood: str
+    objective: str
+    data: str
+    network: str
+
+
+def sites(choice: Choice) -> tb.Sites:
+    return tb.Sites(shape=NETWORKS[choice.network][1], **LIKELIHOODS[choice.likelihood][1], **DATA[choice.data])
+
+
+def possible(choice: Choice) -> bool:
+    """Whether the combination makes sense at all: exposures belong to counts, and are refused elsewhere."""
+    return "exposure" not in choice.data or LIKELIHOODS[choice.likelihood][1]["kind"] == "count"
+
+
+def grid() -> Iterator[Choice]:
+    """Every combination that makes sense."""
+    return (choice for names in product(*FACTORS.values()) if possible(choice := Choice(*names)))
+
+
+def pairwise(choices: Sequence[Choice], seed: int = 0) -> list[Choice]:
+    """A subset in which every pair of parts that occurs in ``choices`` occurs: greedy, the best of many at each turn."""
+    open_pairs = {pair for choice in choices for pair in pairs(choice)}
+    rng, chosen = np.random.default_rng(seed), []
+    while open_pairs:
+        candidates = [choices[i] for i in rng.integers(len(choices), size=400)]
+        best = max(candidates, key=lambda choice: len(open_pairs & pairs(choice)))
+        if gained := open_pairs & pairs(best):
+            chosen.append(best)
+            open_pairs -= gained
+    return chosen
+
+
+def pairs(choice: Choice) -> set[tuple[tuple[int, str], tuple[int, str]]]:
+    return set(combinations(enumerate(choice), 2))
+
+
+class Trial(NamedTuple):
+    """What two steps of training did: the record, and the names of trained arrays that did not move."""
+
+    record: Any
+    unmoved: list[str]
+
+
+def train_two_steps(choice: Choice) -> Trial:
+    """Build a tiny model of the combination and train it for two steps, without weight decay, which moves anything."""
+    network, _ = NETWORKS[choice.network]
+    data = example_rows(sites(choice), ROWS)
+    spec = tb.VAE(
+        sites=data.sites,
+        latent=2,
+        encoder=network,
+        decoder=network,
+        posterior=POSTERIORS[choice.posterior],
+        prior=PRIORS[choice.prior],
+        likelihood=LIKELIHOODS[choice.likelihood][0],
+    )
+    model = spec.build(jax.random.key(0), data.statistics())
+    plan = tb.Plan(steps=2, batch_size=10, weight_decay=0.0, learning_rate=0.01, warmup=0.0)
+    *_, last = tb.train(model, OBJECTIVES[choice.objective], data, plan)
+    before, after = to_arrays(trainable(model)[0]), to_arrays(trainable(last.model)[0])
+    return Trial(last.latest, [name for name in before if np.array_equal(before[name], after[name])])

@@ -1,0 +1,184 @@
+"""Every estimate of log p(x) against the exact value; every statistical test has a fixed seed and a stated false-alarm rate."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import tightbound as tb
+from tightbound.errors import CombinationError, DataError, SpecError
+from tightbound.evidence.annealed import Walk, annealed, bracket, temperatures
+from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.exact import exact, posterior_grid
+from tightbound.evidence.importance import DRAWS_AT_ONCE, importance
+from tightbound.model import Model
+
+LINEAR = tb.MLP(hidden=())
+ROWS = 12
+
+
+def linear_model(latent: int = 2, prior: object = None, missing: bool = False) -> Model:
+    """A linear-Gaussian model with known weights; the encoder is the exact posterior's mean with too large a spread."""
+    sites = tb.Sites(kind="real", shape=(5,), missing=missing)
+    spec = tb.VAE(
+        sites=sites, latent=latent, encoder=LINEAR, decoder=LINEAR, prior=prior or tb.StandardNormal(),
+        likelihood=tb.Gaussian(noise="fixed", scale=0.7),
+    )  # fmt: skip
+    return spec.build(jax.random.key(3))
+
+
+def rows_of(model: Model, count: int = ROWS) -> tb.Dataset:
+    x = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
+    observed = None
+    if model.spec.sites.missing:
+        observed = np.random.default_rng(1).random((count, 5)) < 0.6
+        observed[0] = False
+    return tb.Dataset(x, model.spec.sites, observed=observed)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return linear_model()
+
+
+@pytest.fixture(scope="module")
+def data(model: Model) -> tb.Dataset:
+    return rows_of(model)
+
+
+@pytest.fixture(scope="module")
+def truth(model: Model, data: tb.Dataset) -> np.ndarray:
+    return exact(model, data).log_evidence
+
+
+def test_the_closed_form_is_the_normal_density_of_scipy(model: Model, data: tb.Dataset, truth: np.ndarray) -> None:
+    weight = np.asarray(model.decoder.output.weight, np.float64)
+    p = scipy.stats.multivariate_normal(np.zeros(5), weight.T @ weight + 0.49 * np.eye(5))
+    np.testing.assert_allclose(truth, p.logpdf(data.x), atol=1e-5)
+
+
+@pytest.mark.parametrize("latent", [1, 2])
+@pytest.mark.parametrize("missing", [False, True])
+def test_quadrature_equals_the_closed_form(latent: int, missing: bool) -> None:
+    model = linear_model(latent, missing=missing)
+    data = rows_of(model, 3)
+    closed = exact(model, data).log_evidence
+    observed = [None] * 3 if data.observed is None else [jnp.asarray(row) for row in data.observed]
+    grids = [posterior_grid(model, jnp.asarray(x), mask) for x, mask in zip(data.x, observed, strict=True)]
+    np.testing.assert_allclose([grid.log_evidence for grid in grids], closed, atol=1e-4)
+    assert max(grid.error for grid in grids) < 1e-3
+    if missing:
+        assert closed[0] == pytest.approx(0.0, abs=1e-9), "a row of which nothing is observed has probability 1"
+
+
+def test_the_grid_is_the_closed_form_posterior(model: Model, data: tb.Dataset) -> None:
+    weight = np.asarray(model.decoder.output.weight, np.float64)
+    covariance = np.linalg.inv(np.eye(2) + weight @ weight.T / 0.49)
+    grid = posterior_grid(model, jnp.asarray(data.x[0]))
+    points = np.stack(np.meshgrid(*grid.axes, indexing="ij"), axis=-1)
+    p = scipy.stats.multivariate_normal(covariance @ weight @ data.x[0] / 0.49, covariance)
+    np.testing.assert_allclose(grid.log_density, p.logpdf(points), atol=2e-3)
+
+
+def test_a_mixture_prior_has_a_closed_form_too() -> None:
+    model = linear_model(prior=tb.TrainedMixture(components=3))
+    data = rows_of(model, 3)
+    grids = [posterior_grid(model, jnp.asarray(x)).log_evidence for x in data.x]
+    np.testing.assert_allclose(exact(model, data).log_evidence, grids, atol=1e-4)
+
+
+def test_no_exact_value_for_many_latents_of_a_nonlinear_model() -> None:
+    sites = tb.Sites(kind="binary", shape=(4,))
+    model = tb.VAE(sites=sites, latent=3, encoder=LINEAR, decoder=LINEAR, likelihood=tb.Bernoulli()).build(jax.random.key(0))
+    with pytest.raises(CombinationError, match="3 latents.*importance sampling"):
+        exact(model, tb.Dataset(np.zeros((2, 4), np.uint8), sites))
+
+
+def test_importance_sampling_brackets_the_truth(model: Model, data: tb.Dataset, truth: np.ndarray) -> None:
+    """Mean of 12 rows × 64 seeds, each within 4 standard errors of the mean: false-alarm rate below 1e-3."""
+    previous = None
+    for draws in (1, 5, 50):
+        values = np.stack([importance(model, data, draws=draws, seed=seed).log_evidence for seed in range(64)])
+        distance = (values - truth).mean(axis=1)
+        se = distance.std(ddof=1) / 8
+        assert distance.mean() < 4 * se, "a lower bound lies above the truth"
+        if previous is not None:
+            assert distance.mean() > previous - 4 * se, "the bound must rise with k"
+        previous = distance.mean()
+    assert previous > -0.1
+
+
+def test_the_elbo_of_the_draws_does_not_depend_on_their_number(model: Model, data: tb.Dataset) -> None:
+    few, many = (importance(model, data, draws=draws) for draws in (2_000, 20_000))
+    np.testing.assert_allclose(few.elbo, many.elbo, atol=0.5)
+    assert np.all(many.elbo <= many.log_evidence)
+
+
+@pytest.mark.parametrize("draws", [1, DRAWS_AT_ONCE - 1, DRAWS_AT_ONCE, DRAWS_AT_ONCE + 1, 10 * DRAWS_AT_ONCE + 7])
+def test_exactly_as_many_draws_as_asked_are_used(model: Model, data: tb.Dataset, draws: int) -> None:
+    """A constant weight is recovered whatever the number of draws: no division by the wrong count."""
+    flat = eqx.tree_at(lambda m: (m.decoder.output.weight, m.encoder.output.weight), model, replace_fn=jnp.zeros_like)
+    result = importance(flat, data, draws=draws)
+    expected = scipy.stats.norm(0, 0.7).logpdf(data.x).sum(axis=1)
+    np.testing.assert_allclose(result.log_evidence, expected, atol=1e-4)
+    np.testing.assert_allclose(result.elbo, expected, atol=1e-4)
+    np.testing.assert_allclose(result.ess, draws, rtol=1e-4)
+
+
+def test_a_row_has_the_same_estimate_alone_and_among_others(model: Model) -> None:
+    data = rows_of(model, 40)
+    whole = importance(model, data, draws=150)
+    np.testing.assert_allclose(importance(model, data.take([0, 1, 2]), draws=150).log_evidence, whole.log_evidence[:3], atol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_annealing_is_a_lower_bound_within_its_error(model: Model, data: tb.Dataset, truth: np.ndarray, start: str) -> None:
+    """Mean of 12 rows within 4.5 standard errors of the truth from above, and close from below."""
+    result = annealed(model, data, Walk(steps=200, chains=16, leapfrog=5, start=start))
+    difference = result.log_evidence - truth
+    se = np.sqrt(np.mean(result.se**2) / ROWS)
+    assert -0.2 < difference.mean() < 4.5 * se
+    assert 0.5 < result.acceptance.mean() < 0.85
+    assert result.estimate().side == "lower"
+
+
+def test_the_bracket_of_simulated_data_closes(model: Model) -> None:
+    wide = bracket(model, 16, Walk(steps=10, chains=4, leapfrog=5))
+    narrow = bracket(model, 16, Walk(steps=200, chains=4, leapfrog=5))
+    assert wide.gap[0] > -3 * wide.gap[1] and narrow.gap[0] > -3 * narrow.gap[1]
+    assert narrow.gap[0] < 0.3
+    assert (narrow.lower.estimate().side, narrow.upper.estimate().side) == ("lower", "upper")
+    assert narrow.lower.estimate().given == narrow.upper.estimate().given == "simulated"
+
+
+@pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
+def test_temperatures_rise_from_0_to_1(schedule: str) -> None:
+    betas = temperatures(50, schedule)
+    assert (betas[0], betas[-1], len(betas)) == (0.0, 1.0, 51)
+    assert np.all(np.diff(betas) > 0)
+
+
+def test_what_cannot_be_evaluated_is_refused(model: Model, data: tb.Dataset) -> None:
+    with pytest.raises(SpecError, match="draws.*at least 1"):
+        importance(model, data, draws=0)
+    with pytest.raises(DataError, match="3 sites.*5 sites"):
+        importance(model, tb.Dataset(np.zeros((1, 3)), tb.Sites(kind="real", shape=(3,))))
+    with pytest.raises(SpecError, match="at least 2"):
+        bracket(model, 1)
+    with pytest.raises(SpecError, match="at least 1"):
+        annealed(model, data, Walk(steps=0))
+
+
+def test_an_estimate_says_its_unit_side_and_error() -> None:
+    estimate = mean_estimate(np.array([-80.0, -90.0]), side="lower", method="ELBO", draws=1, measure="counting")
+    assert (estimate.value, estimate.se, estimate.examples) == (-85.0, 5.0, 2)
+    assert str(estimate) == "-85.00 ± 5.00 nats per example (lower bound in expectation, ELBO, 2 examples)"
+    bits, se = estimate.bits_per_dimension(784)
+    assert bits == pytest.approx(85 / 784 / np.log(2)) and se == pytest.approx(5 / 784 / np.log(2))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        estimate.value = 0.0  # type: ignore[misc]
+    assert isinstance(estimate, Estimate)
