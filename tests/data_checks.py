@@ -5,12 +5,14 @@ from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 from tightbound.errors import DataError, TightboundError
 
 REPEATABLE = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+EIGHTHS = st.integers(-800, 800).map(lambda number: number / 8)  # exact, and never too close together to be refused
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from running import SOURCE, call, finished, fit_flags, sha256, start, table
 
 import tightbound as tb
+from running import SOURCE, call, finished, fit_flags, sha256, start, table
 from tightbound import cli, fitting
 from tightbound.settings import merge, read_toml, template
 
@@ -131,11 +131,18 @@ def test_the_spec_to_start_from_is_accepted_and_says_what_is_done_without_it(tmp
 
 
 def test_every_alternative_in_the_spec_to_start_from_is_a_real_one() -> None:
+    parts = {
+        "mlp": tb.MLP,
+        "convolutional": tb.Convolutional,
+        "vamp": tb.VampPrior,
+        "iwae": tb.IWAE,
+        "full": tb.FullGaussian,
+    }
     lines = [line.removeprefix("# ") for line in template().splitlines()]
-    tables = tomllib.loads("\n".join(line for line in lines if line.startswith("kind") or line.startswith("[")).split("kind")[0])
-    assert "model" in tables
-    kinds = {line.split('"')[1] for line in lines if line.startswith('kind = "')}
-    assert {"mlp", "convolutional", "full", "vamp", "mixture", "poisson", "iwae"} <= kinds
+    for kind, part in parts.items():
+        first = lines.index(f'kind = "{kind}"')
+        end = next(i for i in range(first + 1, len(lines)) if not lines[i] or lines[i].startswith(("kind", "[")))
+        assert part(**tomllib.loads("\n".join(lines[first:end]))) == part()
 
 
 def test_flags_win_over_the_file_and_set_reaches_every_field(tmp_path: Path) -> None:
@@ -156,7 +163,9 @@ def test_flags_win_over_the_file_and_set_reaches_every_field(tmp_path: Path) -> 
 def test_images_binarised_as_they_are_drawn(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", levels)
-    outcome = call("fit", tmp_path / "x.npy", "--out", tmp_path / "run", *fit_flags(3)[:8], "--steps", 3, "--binarise", "dynamic")
+    outcome = call(
+        "fit", tmp_path / "x.npy", "--out", tmp_path / "run", *fit_flags(3)[:8], "--steps", 3, "--binarise", "dynamic"
+    )
     assert outcome.code == 0, outcome.err
     assert "nats per image" in outcome.out
     (own,) = call("evaluate", tmp_path / "run", "-k", 10, "--json").lines()
@@ -272,7 +281,9 @@ def test_a_kill_in_the_final_evaluation_costs_no_training(tmp_path: Path) -> Non
     assert resumed.summary | {"training_seconds": 0} == whole.summary | {"training_seconds": 0}
 
 
-def test_a_kill_between_the_name_and_the_clean_up_leaves_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_the_name_and_the_clean_up_leaves_a_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rename = Path.rename
 
     def die_after(self: Path, target: Path) -> Path:
@@ -294,7 +305,9 @@ def test_resuming_elsewhere_says_what_differs(tmp_path: Path) -> None:
     result = fitted(tmp_path / "run", resume=True, report=events.append)
     started = events[0]
     assert isinstance(started, fitting.Started)
-    assert started.step > 0 and [words.startswith("cores was 999 and is now") for words in started.differences] == [True]
+    assert started.step > 0 and [words.startswith("cores was 999 and is now") for words in started.differences] == [
+        True
+    ]
     assert result.run is not None and result.run.environment["resumed_elsewhere"] == [list(started.differences)]
 
 
@@ -308,7 +321,11 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
 def test_help_does_not_wait_for_jax() -> None:
     code = "import sys; from tightbound.cli import app; print('jax' in sys.modules, 'numpy' in sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
     )
     assert run.stdout.split() == ["False", "False"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_checks import REPEATABLE, refused
+from data_checks import EIGHTHS, REPEATABLE, refused
 from tightbound.data.arrays import Dataset, from_arrays
 from tightbound.errors import DataError, SupportError
 from tightbound.schema import Sites
@@ -17,7 +17,6 @@ from tightbound.schema import Sites
 NAN, INF = float("nan"), float("inf")
 GOLDEN_SPLIT = [1, 2, 6]
 GOLDEN_BITS = "00000000000010000100011111111111"
-FLOATS = st.floats(-1e3, 1e3, width=32).map(lambda value: round(value, 3))
 PICTURES = np.arange(2 * 4 * 4).reshape(2, 4, 4)
 GREY = from_arrays(PICTURES.astype(np.uint8) * 8)
 
@@ -257,14 +256,14 @@ def test_describe_says_what_there_is() -> None:
     assert data.describe().splitlines() == [
         "2 rows from two.csv",
         "2 sites, real numbers, with missing cells",
-        "25.0% of the cells missing, in 1 rows",
+        "25.0% of the cells missing, 1 rows complete",
         "labels with 2 different values",
         "note: taken as real, because some values are not whole numbers; pass kind to change",
         "note: constant: column 1",
     ]
 
 
-@given(tables(FLOATS | st.just(NAN)), st.data())
+@given(tables(EIGHTHS | st.just(NAN)), st.data())
 @REPEATABLE
 def test_taking_rows_takes_all_that_belongs_to_them(x: np.ndarray, draw: st.DataObject) -> None:
     data = from_arrays(x, kind="real", missing="mask", labels=np.arange(len(x)))
@@ -317,7 +316,7 @@ def test_seeds_out_of_range(seed: Any) -> None:
         from_arrays(np.eye(5)).split(seed=seed)
 
 
-@given(tables(FLOATS | st.just(NAN), columns=3))
+@given(tables(EIGHTHS | st.just(NAN), columns=3))
 @REPEATABLE
 def test_real_sites_are_scaled_one_by_one(x: np.ndarray) -> None:
     data = from_arrays(x, kind="real", missing="mask")
@@ -400,8 +399,12 @@ def test_bits_are_drawn_with_the_probability_of_the_grey_level() -> None:
     assert not np.array_equal(bits.x, data.binarised(seed=6).x)
 
 
-def test_the_seed_decides_the_bits_for_good() -> None:
+def test_the_seed_decides_the_bits_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(map(str, GREY.with_binarisation("fixed", seed=3).x.ravel())) == GOLDEN_BITS
+    odd = from_arrays(np.full((50, 7), 99), levels=256)
+    whole = odd.with_binarisation("fixed", seed=3).x
+    monkeypatch.setattr("tightbound.data.moments._CHUNK_CELLS", 20)
+    assert np.array_equal(odd.with_binarisation("fixed", seed=3).x, whole)
 
 
 def test_three_ways_to_binarise() -> None:

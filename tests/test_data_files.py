@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_checks import REPEATABLE, refused
+from data_checks import EIGHTHS, REPEATABLE, refused
 from tightbound.data.arrays import Dataset
 from tightbound.data.load import load
 from tightbound.errors import DataError
@@ -99,6 +99,8 @@ def test_npy(write: Writer, dtype: str, order: Any) -> None:
         ({"x_train": X, "y_train": LABELS, "x_test": X[:2], "y_test": LABELS[:2]}, {}, LABELS),
         ({"x_train": X[:2], "y_train": LABELS[:2], "x_test": X, "y_test": LABELS}, {"array": "x_test"}, LABELS),
         ({"x_train": X, "y_train": LABELS, "x_test": X}, {"array": "x_test"}, None),
+        ({"x_train": X, "labels": LABELS}, {}, LABELS),
+        ({"data": X, "target": LABELS}, {}, LABELS),
         ({"rows": X, "labels": LABELS}, {}, LABELS),
         ({"rows": X, "class": LABELS, "other": X}, {"array": "rows", "label": "class"}, LABELS),
         ({"x": X, "y": np.eye(4)}, {}, None),
@@ -140,7 +142,7 @@ def test_idx_of_other_types(write: Writer) -> None:
 @given(
     x=st.integers(1, 4).flatmap(
         lambda width: st.lists(
-            st.lists(st.floats(-1e4, 1e4, width=32) | st.none(), min_size=width, max_size=width),
+            st.lists(EIGHTHS | st.none(), min_size=width, max_size=width),
             min_size=3,
             max_size=12,
         )
@@ -173,6 +175,7 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path, **form: Any) -> No
     [
         ("a,b\n1.5,2\n", ("a", "b"), [1.5, 2]),
         ("1.5,2\n3,4\n", (), [1.5, 2]),
+        (" .15e1,+2\n3,4\n", (), [1.5, 2]),
         ("\na,2020\n1.5,2\n\n", ("a", "2020"), [1.5, 2]),
         ("0,1,2\n1.5,2,3\n", ("0", "1", "2"), [1.5, 2, 3]),
         (",0,1\n0,1.5,2\n1,3,4\n", ("0", "1"), [1.5, 2]),
@@ -197,6 +200,18 @@ def test_a_column_of_labels_is_set_apart(write: Writer, label: str, labels: list
     path = write("x.csv", "x,y,kind\n" + "".join(f"{row},{row}.5,{kind}\n" for row, kind in enumerate(kinds, 1)))
     data = load(path, label=label)
     assert data.labels.tolist() == labels and data.names == names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,2020\n1.5,2\n", "column names: a, 2020"),
+        (",a\n7,1.5\n8,2\n", "counts the rows"),
+        ("a,Class\n1.5,2\n", "pass label='Class'"),
+    ],
+)
+def test_what_a_reader_takes_for_granted_is_noted(write: Writer, text: str, words: str) -> None:
+    assert any(words in note for note in load(write("x.csv", text)).notes)
 
 
 def test_missing_cells_of_a_table(write: Writer) -> None:
@@ -233,7 +248,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, tuple[str, ...]]] = {
     "ragged by a delimiter": ("x.csv", "a,b\n1,2,\n", ("line 2", "3 cells, expected 2")),
     "text": ("x.csv", "a,b\n1,2\n\n3,red\n4,blue\n", ("column 'b'", "line 4: 'red'", "expected numbers")),
     "text without header": ("x.csv", "1.5,red\n2,blue\n", ("column 1", "line 1: 'red'")),
-    "text in many columns": ("x.csv", "a,b,c,d,e,f\n" + "u,v,w,x,y,z\n", ("column 'a'", "and 1 more columns")),
+    "text in many columns": ("x.csv", "a,b,c,d,e,f\n" + "u,v,w,x,y,z\n", ("column 'a'", "and 1 more")),
     "underscore": ("x.csv", "a,b\n1_5,2\n", ("column 'a'", "'1_5'")),
     "decimal comma": ("x.csv", "a;b\n1,5;2,5\n", ("column 'a'", "decimal commas")),
     "thousands": ("x.csv", 'a,b\n"1,000",2\n', ("column 'a'", "1234.5")),

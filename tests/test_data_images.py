@@ -92,7 +92,7 @@ def test_images_are_sorted_whatever_the_directory_says(tmp_path: Path, monkeypat
     for data in (in_order, load(tmp_path)):
         assert data.labels.tolist() == ["Emu"] * 3 + ["cat"] * 3 + ["dog"] * 3
         assert data.x[:, 0].tolist() == [rank * 20 for rank in range(9)]
-        assert data.notes[0] == "1 other files left out"
+        assert data.notes[0] == "other files left out: 1"
 
 
 def test_images_of_several_sizes_are_resized_on_request(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_no_exact_value_for_many_latents_of_a_nonlinear_model() -> None:
 def test_importance_sampling_brackets_the_truth(model: Model, data: tb.Dataset, truth: np.ndarray) -> None:
     """Mean of 12 rows × 64 seeds, each within 4 standard errors of the mean: false-alarm rate below 1e-3."""
     previous = None
-    for draws in (1, 5, 50):
+    for draws in (1, 10, 1000):
         values = np.stack([importance(model, data, draws=draws, seed=seed).log_evidence for seed in range(64)])
         distance = (values - truth).mean(axis=1)
         se = distance.std(ddof=1) / 8
@@ -109,7 +109,7 @@ def test_importance_sampling_brackets_the_truth(model: Model, data: tb.Dataset, 
         if previous is not None:
             assert distance.mean() > previous - 4 * se, "the bound must rise with k"
         previous = distance.mean()
-    assert previous > -0.1
+    assert previous > -0.2
 
 
 def test_the_elbo_of_the_draws_does_not_depend_on_their_number(model: Model, data: tb.Dataset) -> None:
@@ -124,9 +124,10 @@ def test_exactly_as_many_draws_as_asked_are_used(model: Model, data: tb.Dataset,
     flat = eqx.tree_at(lambda m: (m.decoder.output.weight, m.encoder.output.weight), model, replace_fn=jnp.zeros_like)
     result = importance(flat, data, draws=draws)
     expected = scipy.stats.norm(0, 0.7).logpdf(data.x).sum(axis=1)
-    np.testing.assert_allclose(result.log_evidence, expected, atol=1e-4)
-    np.testing.assert_allclose(result.elbo, expected, atol=1e-4)
-    np.testing.assert_allclose(result.ess, draws, rtol=1e-4)
+    # Not to the last digit: the posterior's scale is 1 plus its floor of 1e-4.
+    np.testing.assert_allclose(result.log_evidence, expected, atol=2e-3)
+    np.testing.assert_allclose(result.elbo, expected, atol=2e-3)
+    np.testing.assert_allclose(result.ess, draws, rtol=1e-3)
 
 
 def test_a_row_has_the_same_estimate_alone_and_among_others(model: Model) -> None:
@@ -147,12 +148,12 @@ def test_annealing_is_a_lower_bound_within_its_error(model: Model, data: tb.Data
 
 
 def test_the_bracket_of_simulated_data_closes(model: Model) -> None:
-    wide = bracket(model, 16, Walk(steps=10, chains=4, leapfrog=5))
-    narrow = bracket(model, 16, Walk(steps=200, chains=4, leapfrog=5))
-    assert wide.gap[0] > -3 * wide.gap[1] and narrow.gap[0] > -3 * narrow.gap[1]
-    assert narrow.gap[0] < 0.3
-    assert (narrow.lower.estimate().side, narrow.upper.estimate().side) == ("lower", "upper")
-    assert narrow.lower.estimate().given == narrow.upper.estimate().given == "simulated"
+    """The gap is not below 0 by more than 4 standard errors: false-alarm rate below 1e-4."""
+    both = bracket(model, 16, Walk(steps=200, chains=4, leapfrog=5))
+    gap, se = both.gap
+    assert -4 * se < gap < 0.3
+    assert (both.lower.estimate().side, both.upper.estimate().side) == ("lower", "upper")
+    assert both.lower.estimate().given == both.upper.estimate().given == "simulated"
 
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear"])

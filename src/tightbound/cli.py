@@ -69,7 +69,7 @@ def _command(function: Command) -> Command:
         try:
             function(*given, **options)
         except TightboundError as error:
-            _complain(f"error: {error}")
+            _complain(f"error: {_in_one_line(error)}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stop:
             _complain(str(stop) or "interrupted")
@@ -77,6 +77,12 @@ def _command(function: Command) -> Command:
 
     app.command()(guarded)
     return function
+
+
+def _in_one_line(error: TightboundError) -> str:
+    if isinstance(error, SpecError) and len(error.problems) > 1:
+        return f"{error.what}: " + "; ".join(": ".join(problem) for problem in error.problems)
+    return str(error)
 
 
 def _complain(text: str) -> None:

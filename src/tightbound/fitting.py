@@ -233,18 +233,21 @@ class _Fitting:
         with _patient_interrupts() as interrupted:
             for progress in trainer.run():
                 self.seconds = progress.seconds
-                if progress.records:
-                    records = [plain(record) for record in progress.records]
-                    self.records += records
-                    if writer is not None:
-                        writer.record(records)
-                        due = time.monotonic() - saved >= self.plan.checkpoint_seconds
-                        if due or interrupted.is_set() or progress.finished:
-                            writer.checkpoint(trainer.checkpoint(), progress.step)
-                            saved = time.monotonic()
+                stop = interrupted.is_set() and (writer is None or bool(progress.records))
+                self._record(progress.records, writer)
+                due = time.monotonic() - saved >= self.plan.checkpoint_seconds
+                if writer is not None and progress.records and (due or stop or progress.finished):
+                    writer.checkpoint(trainer.checkpoint(), progress.step)
+                    saved = time.monotonic()
                 self.report(progress)
-                if interrupted.is_set() and (writer is None or progress.records):
+                if stop:
                     raise Interrupted(progress.step, writer.partial if writer is not None else None)
+
+    def _record(self, records: tuple[Record, ...], writer: RunWriter | None) -> None:
+        lines = [plain(record) for record in records]
+        self.records += lines
+        if writer is not None and lines:
+            writer.record(lines)
 
     def evaluate(self, draws: int) -> Fitted:
         """Return the test numbers of the trained model; without test rows they are of the training rows."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -63,11 +64,11 @@ def _placed(model: Model, data: RowSource) -> Rows:
     return place(data)
 
 
-def _rowwise(function: object, rows: Rows, index: Array, *, exposure: bool) -> tuple[Array, ...]:
+def _rowwise(function: Callable[..., Any], rows: Rows, index: Array, *, exposure: bool) -> tuple[Array, ...]:
     batch: Batch = rows.batch(index, jax.random.key(0))
     inputs = (batch.x, batch.observed, batch.exposure) if exposure else (batch.x, batch.observed)
     in_axes = tuple(None if part is None else 0 for part in inputs)
-    result = jax.vmap(function, in_axes=in_axes)(*inputs)  # type: ignore[arg-type]
+    result = jax.vmap(function, in_axes=in_axes)(*inputs)
     return result if isinstance(result, tuple) else (result,)
 
 

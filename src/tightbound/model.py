@@ -16,7 +16,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
-from tightbound.errors import CombinationError
 from tightbound.errors import FormatError
 from tightbound.likelihoods import AnyLikelihood, Bernoulli, Categorical, DiscretisedLogistic, Gaussian, NegativeBinomial
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics

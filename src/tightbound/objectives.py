@@ -76,10 +76,21 @@ class Objective(eqx.Module):
     def rows(self, model: Model, batch: Batch, key: Array) -> Terms:
         """Return the terms of every row, leading axis (B,): the only place where an objective is batched."""
         prior = model.prior()
-        keys = jax.random.split(key, len(batch.x))
+        keys = _row_keys(key, len(batch.x))
         in_axes = (0, None if batch.observed is None else 0, None if batch.exposure is None else 0, 0)
         example = jax.vmap(partial(self.example, model, prior), in_axes=in_axes)
         return example(batch.x, batch.observed, batch.exposure, keys)
+
+
+def _row_keys(key: Array, rows: int) -> Array:
+    """Return a key per row: ``key`` with the row's number added to its second word.
+
+    The generator is a hash that gives independent streams to any keys that differ (Salmon et al. 2011): the keys need
+    not be drawn themselves, which would take longer than to draw the noise.
+    """
+    words = jax.random.key_data(key)
+    number = jnp.arange(rows, dtype=words.dtype)[:, None]
+    return jax.random.wrap_key_data(words + number * (jnp.arange(words.size) == 1), impl=jax.random.key_impl(key))
 
 
 class ObjectiveSpec(Spec):
@@ -196,7 +207,7 @@ class _IWAE(Objective):
             reconstruction = -model.log_likelihood(z, x, observed, exposure)
             return reconstruction, scored.log_prob(z) - training_log_prob(prior, z)
 
-        draws = jax.vmap(q.sample)(jax.random.split(key, self.k))
+        draws = q.sample(key, (self.k,))
         if self.dreg:
             held = jax.vmap(weigh)(jax.lax.stop_gradient(draws))
             weights = jax.lax.stop_gradient(jax.nn.softmax(-held[0] - held[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,20 +109,14 @@ def image_grid(pictures: np.ndarray, columns: int, *, gap: int | None = None) ->
 def _reconstructed_images(sheets: Sheets, columns: int = 12, bands: int = 3) -> Figure:
     """Evaluated images, each above the mean that the model gives it back."""
     count = min(len(sheets.rows), columns * bands)
-    columns, chosen = min(columns, count), _one_of_each(sheets.labels, len(sheets.rows), count)
-    pairs = [
-        image_grid(
-            np.concatenate([tiles(part[row], sheets.sites) for part in (_shown(sheets), sheets.reconstructions)]),
-            len(row),
-        )
-        for row in np.split(chosen, range(columns, count, columns))
-    ]
-    width = max(pair.shape[1] for pair in pairs)
-    blank = np.ones((pairs[0].shape[0] // 6, width, 3))
-    filled = [np.pad(pair, ((0, 0), (0, width - pair.shape[1]), (0, 0)), constant_values=1.0) for pair in pairs]
-    sheet = np.concatenate([part for pair in filled for part in (pair, blank)][:-1])
+    columns, chosen = min(columns, max(count, 6)), _one_of_each(sheets.labels, len(sheets.rows), count)
+    strips = []
+    for row in np.split(chosen, range(columns, count, columns)):
+        for part, space in ((_shown(sheets), 0.05), (sheets.reconstructions, 0.3)):
+            strip = image_grid(tiles(part[row], sheets.sites), columns)
+            strips += [strip, np.ones((round(space * strip.shape[0]), *strip.shape[1:]))]
     title = f"{sheets.part} images (above) and their reconstructions E[x | z], z the mean of q(z | x) (below)"
-    return _picture_figure([(sheet, title[0].upper() + title[1:])])
+    return _picture_figure([(np.concatenate(strips[:-1]), title[0].upper() + title[1:])])
 
 
 def _sampled_images(sheets: Sheets, side: int = 8) -> Figure:
@@ -177,6 +171,8 @@ def latent_map(sheets: Sheets) -> Figure:
     axes.set_xlabel(names[0], color=INK)
     axes.set_ylabel(names[1], color=INK)
     _plain(axes)
+    if sheets.means.shape[1] == 1:
+        axes.set_yticks([])
     axes.set_title(f"Latent space: means of q(z | x) for {len(points):,} rows", fontsize=10, loc="left", color=INK)
     return figure
 
@@ -188,12 +184,14 @@ def _plane(means: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     if means.shape[1] == 2:
         return means, ("z₁", "z₂")
     centred = means - means.mean(axis=0)
+    if len(centred) < 2:
+        centred = np.repeat(centred, 2, axis=0)
     left, sizes, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
     names = tuple(
         f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1)
     )
-    return left[:, :2] * sizes[:2], (names[0], names[1])
+    return left[: len(means), :2] * sizes[:2], (names[0], names[1])
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
@@ -229,12 +227,11 @@ def loss_curves(sheets: Sheets) -> Figure:
     _curve(bound, sheets.records, "validation_elbo", "validation ELBO", COLOURS[6])
     _mark_best(bound, sheets.records)
     bound.set_ylabel(f"lower bound on log p(x), {unit}", color=INK)
-    _limit(bound, sheets.records)
+    _limit(bound, sheets.records, ("bound", "validation_elbo"), (5, 100))
     _curve(terms, sheets.records, "reconstruction", "reconstruction −log p(x | z)", COLOURS[4])
     _curve(terms, sheets.records, "kl", "KL(q(z | x) ‖ p(z))", COLOURS[1])
     terms.set_ylabel(unit, color=INK)
-    highest = np.percentile([record["reconstruction"] or 0.0 for record in sheets.records] or [1.0], 97)
-    terms.set_ylim(min(0.0, 1.1 * highest), max(0.0, 1.1 * highest))
+    _limit(terms, sheets.records, ("reconstruction", "kl"), (0, 97))
     weights = [record["beta"] for record in sheets.records if record.get("beta") is not None]
     if weights and (min(weights) != 1 or max(weights) != 1):
         right = terms.twinx()
@@ -267,14 +264,14 @@ def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
         axes.plot([step], [value], "o", color=COLOURS[6], markersize=5, label=f"kept: step {step:,}")
 
 
-def _limit(axes: Axes, records: list[dict[str, Any]]) -> None:
+def _limit(axes: Axes, records: list[dict[str, Any]], names: tuple[str, ...], shown: tuple[float, float]) -> None:
     """Leave the first, steep part of the curves out of the scale, which would flatten the rest."""
-    values = [
-        record[name] for record in records for name in ("bound", "validation_elbo") if record.get(name) is not None
-    ]
-    if len(values) > 20:
-        low, high = np.percentile(values, 5), max(values)
-        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    curves = [[record[name] for record in records if record.get(name) is not None] for name in names]
+    ends = [np.percentile(curve, shown) for curve in curves if len(curve) > 10]
+    if ends:
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+        margin = 0.1 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
 
 
 def marginals(sheets: Sheets) -> Figure:
@@ -299,7 +296,8 @@ def _bins(sites: Sites, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     both = np.concatenate([real, drawn]).astype(np.float64)
     if sites.kind != "real" and both.size and both.max() - both.min() < 40:
         return np.arange(both.min() - 0.5, both.max() + 1.0)
-    low, high = np.percentile(real if len(real) else both, [0.5, 99.5])
+    ends = [np.percentile(part, [0.5, 99.5]) for part in (real, drawn) if len(part)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     margin = 0.1 * (high - low) or 0.5
     return np.linspace(low - margin, high + margin, 31)
 
@@ -333,6 +331,7 @@ def _panels(sheets: Sheets, panel: Callable[[Axes, int], None], title: str) -> F
     grid = np.atleast_1d(figure.subplots(down, across)).ravel()
     for column, axes in enumerate(grid[:count]):
         panel(axes, column)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_title(sheets.names[column] if sheets.names else f"column {column}", fontsize=8, color=INK)
         _plain(axes)
     for axes in grid[count:]:
@@ -353,8 +352,12 @@ def _plain(axes: Axes) -> None:
 
 
 def _legend(*axes: Axes) -> None:
-    entries: Iterator[tuple[Any, str]] = (
-        entry for one in axes for entry in zip(*one.get_legend_handles_labels(), strict=True)
+    """Put one legend for several pairs of axes above them, where it covers no curve."""
+    entries = [one.get_legend_handles_labels() for one in axes]
+    handles, labels = (
+        [handle for part, _ in entries for handle in part],
+        [label for _, part in entries for label in part],
     )
-    handles, labels = zip(*entries, strict=True) if any(one.lines for one in axes) else ((), ())
-    axes[0].legend(handles, labels, frameon=False, fontsize=8)
+    if handles:
+        place: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0), "ncols": 3, "columnspacing": 1.2, "handlelength": 1.4}
+        axes[0].legend(handles, labels, loc="lower left", frameon=False, fontsize=8, **place)

@@ -7,8 +7,8 @@ rows are padded, cast and binarised. Shapes are few: blocks have one size, the l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -25,11 +25,16 @@ __all__ = ["Batch", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "pla
 class RowSource(Protocol):
     """What is asked of a data set: :class:`tightbound.data.arrays.Dataset` has it."""
 
-    x: np.ndarray
-    sites: Sites
-    observed: np.ndarray | None
-    exposure: np.ndarray | None
-    binarise: bool
+    @property
+    def x(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def sites(self) -> Sites: ...  # noqa: D102
+    @property
+    def observed(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def exposure(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def binarise(self) -> bool: ...  # noqa: D102
 
 
 class Batch(NamedTuple):
@@ -80,7 +85,7 @@ def bucket(count: int) -> int:
     >>> [bucket(n) for n in (1, 100, 1000, 1025, 50_000)]
     [64, 112, 1024, 1280, 57344]
     """
-    step = 2 ** max(int(math.floor(math.log2(max(count, 1)))) - 2, 4)
+    step = 2 ** max(math.floor(math.log2(max(count, 1))) - 2, 4)
     return max(-(-count // step) * step, 64)
 
 
@@ -112,7 +117,7 @@ def place(data: RowSource) -> Rows:
     return Rows(x, padded(data.observed, bool), padded(data.exposure, np.float32), data.binarise)
 
 
-def blocks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def blocks(count: int, size: int) -> Iterator[tuple[Any, int]]:
     """Yield (index, used) for consecutive blocks of ``size`` rows, the last padded with −1."""
     for start in range(0, count, size):
         index = np.arange(start, start + size, dtype=np.int32)
@@ -121,10 +126,10 @@ def blocks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield index, used
 
 
-def over_blocks(function: object, rows: Rows, count: int, size: int, *arguments: object) -> tuple[np.ndarray, ...]:
+def over_blocks(function: Callable[..., Any], rows: Rows, count: int, size: int, *arguments: object) -> tuple[np.ndarray, ...]:
     """Call ``function(rows, index, *arguments)`` on every block and return its arrays joined, padding removed."""
     parts = []
     for index, used in blocks(count, size):
-        outputs = function(rows, index, *arguments)  # type: ignore[operator]
+        outputs = function(rows, index, *arguments)
         parts.append([np.asarray(output)[:used] for output in outputs])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

@@ -95,6 +95,7 @@ def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Setti
     Raises :class:`~tightbound.errors.SpecError` for unknown names, with the allowed ones listed, and
     :class:`~tightbound.errors.UntrustedError` for code of the user's own that is not in ``trust``.
     """
+    _require_known(tables, "spec")
     options = DataOptions(**tables.get("data", {}))
     objective = _objective(tables.get("objective", {}))
     given = Plan(**tables.get("plan", {}))
@@ -184,23 +185,23 @@ def _seed(run: Run) -> int:
 def _spec(sites: Sites, table: Tables) -> VAE:
     if "sites" in table:
         raise SpecError("[model]", (("sites", "is told by the data; leave it out"),))
-    fields = {"latent": default_latent(sites), "likelihood": default_likelihood(sites.kind), **table}
-    defaults = {"encoder": "mlp", "decoder": "mlp", "posterior": "diagonal", "prior": "normal"}
+    likelihood = default_likelihood(sites.kind)
+    fields = {"latent": default_latent(sites), "likelihood": likelihood, **table}
     for role in _PARTS:
         if role in table:
-            fields[role] = _part(table[role], defaults.get(role, fields["likelihood"]))
+            default = likelihood if role == "likelihood" else VAE.model_fields[role].default
+            fields[role] = _part(table[role], str(getattr(default, "kind", "")))
     return VAE(sites=sites, **fields)
 
 
-def _part(value: Any, kind: Any) -> Any:
+def _part(value: Any, kind: str) -> Any:
     """Return a part's table with its kind: a name stands for a kind, "module:Name" for code of the user's own."""
     if isinstance(value, str):
         value = {"kind": value}
-    if isinstance(value, dict):
-        value = {"kind": kind, **value} if isinstance(kind, str) else dict(value)
-        if ":" in str(value.get("kind")):
-            value = {**value, "kind": "custom", "target": value["kind"]}
-    return value
+    if not isinstance(value, dict):
+        return value
+    fields = {"kind": kind, **value}
+    return {**fields, "kind": "custom", "target": fields["kind"]} if ":" in str(fields["kind"]) else fields
 
 
 def _objective(table: Tables) -> ObjectiveSpec:
@@ -219,11 +220,15 @@ def read_toml(path: Path) -> Tables:
         raise SpecError(str(path), (("", f"cannot be read: {error.strerror or error}"),)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(str(path), (("", f"is not valid TOML ({error})"),)) from None
+    _require_known(tables, str(path))
+    return tables
+
+
+def _require_known(tables: Tables, where: str) -> None:
     unknown = [name for name in tables if name not in TABLES or not isinstance(tables[name], dict)]
     if unknown:
         allowed = ", ".join(f"[{name}]" for name in TABLES)
-        raise SpecError(str(path), ((unknown[0], f"is not one of the tables of a spec (allowed: {allowed})"),))
-    return tables
+        raise SpecError(where, ((unknown[0], f"is not one of the tables of a spec (allowed: {allowed})"),))
 
 
 def toml_value(text: str) -> Any:

@@ -17,7 +17,7 @@ from tightbound.errors import DataError
 __all__ = ["read_npy", "read_npz"]
 
 _X_NAMES = ("x", "X", "x_train")
-_Y_NAMES = ("y", "Y", "labels", "label")
+_Y_NAMES = ("y", "Y", "labels", "label", "target")
 _LARGEST_EXPANSION, _SAFE_BYTES = 200, 2**30
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -61,7 +61,8 @@ def _labels(
         if label not in members:
             raise DataError(f"'{path}': there is no array '{label}' for labels; it holds {', '.join(members)}")
         return _read_member(archive, members[label], path), ()
-    partners = (f"y{name[1:]}",) if name[:2] in ("x_", "X_") else _Y_NAMES
+    part = name[1:] if name[:2] in ("x_", "X_") else ""
+    partners = (f"y{part}", f"labels{part}", *(_Y_NAMES if part in ("", "_train") else ()))
     for partner in partners:
         if partner in members:
             try:

@@ -192,8 +192,8 @@ class Dataset:
         """
         lines = [f"{len(self):,} {'row' if len(self) == 1 else 'rows'} from {self.source}", self.sites.describe()]
         if self.observed is not None and self.observed.size:
-            incomplete = int((~self.observed).any(axis=1).sum())
-            lines.append(f"{1 - self.observed.mean():.1%} of the cells missing, in {incomplete:,} rows")
+            whole = int(self.observed.all(axis=1).sum())
+            lines.append(f"{1 - self.observed.mean():.1%} of the cells missing, {whole:,} rows complete")
         if self.labels is not None:
             lines.append(f"labels with {len(np.unique(self.labels)):,} different values")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -233,7 +233,7 @@ def from_arrays(
 
     A NaN (or a cell that a masked array hides) is refused unless ``missing="mask"``, which marks it as not observed;
     ``observed`` marks cells itself, and what they hold is never read. ``shape`` gives flat rows the shape of an image.
-    The arrays are copied, never changed.
+    The arrays are copied, never changed. ``source`` and ``notes`` are what the data set says of itself.
 
     Raises :class:`DataError`, with columns and rows named, for text, complex or infinite values, NaN, a wrong number of
     dimensions, an empty array, and real columns whose spread single precision would lose; :class:`SupportError` when

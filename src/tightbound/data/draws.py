@@ -38,10 +38,12 @@ def bits(grey: np.ndarray, seed: int) -> np.ndarray:
     # A uniform 32-bit word gives a one when it is at most last[grey]; grey 0 never does, 255 always.
     last = np.maximum(np.round(np.arange(256) * (2**32 / 255)) - 1, 0).astype(np.uint32)
     drawn = np.empty(grey.shape, np.uint8)
+    width = grey.shape[1]
     for part in chunks(grey):
         cells = grey[part]
-        uniform = words.random_raw((cells.size + 1) // 2).astype("<u8").view("<u4")[: cells.size]
-        drawn[part] = (uniform.reshape(cells.shape) <= last[cells]) & (cells > 0)
+        raw = words.random_raw((len(cells), (width + 1) // 2))  # whole words per row: chunks do not change the bits
+        uniform = raw.astype("<u8").view("<u4")[:, :width]
+        drawn[part] = (uniform <= last[cells]) & (cells > 0)
     return drawn
 
 

@@ -26,7 +26,7 @@ def read_images(path: Path, resize: tuple[int, int] | None = None, grey: bool = 
     """
     files, ignored = _image_files(path)
     _check_size(resize)
-    notes = [f"{ignored:,} other files left out"] if ignored else []
+    notes = [f"other files left out: {ignored:,}"] if ignored else []
     x = _read_all(path, files, resize, grey)
     if any(len(file.parts) > 1 for file in files):
         return Raw(x, np.array([file.parts[0] for file in files]), notes=tuple(notes))

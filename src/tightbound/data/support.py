@@ -51,7 +51,8 @@ def _infer(cells: np.ndarray, *, image: bool) -> Support:
     if high <= 1:
         return _suggest("binary", 0, "every value is 0 or 1")
     if high <= 255 and (image or cells.dtype == np.uint8 or high == 255):
-        return _suggest("levels", _count_levels(cells), f"the values look like grey levels 0…{int(high)}")
+        what = "pictures" if image else "bytes" if cells.dtype == np.uint8 else "a table"
+        return _suggest("levels", _count_levels(cells), f"the values are {what} of whole numbers up to {int(high)}")
     if high <= LARGEST_COUNT:
         return _suggest("count", 0, f"the values are whole numbers 0…{int(high):,}")
     return _suggest("real", 0, f"whole numbers up to {high:g} are too large for counts")

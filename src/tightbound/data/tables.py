@@ -19,8 +19,8 @@ from tightbound.errors import DataError
 __all__ = ["read_table"]
 
 _DELIMITERS = ("\t", ";", ",")
+_LABEL_NAMES = {"label", "labels", "class", "target", "y"}
 _MISSING = {"", "na", "n/a", "nan", "null", "?"}
-_GROUPED = re.compile(r"\d_\d")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)+\s*")
 
 
@@ -56,10 +56,9 @@ def read_table(path: Path, label: str | None = None) -> Raw:
         raise DataError(f"'{path}' has no rows of numbers{' below its header' if header else ''}")
     columns = _columns(header, len(first[0].cells), label, path)
     # Python's float reads 1_5 as fifteen; the check costs time, so it is left out where no line can need it.
-    convert = _plain_number if _GROUPED.search(text, text.find("\n")) else float
+    convert = _plain_number if text.find("_", text.find("\n")) >= 0 else float
     x, labels = _numbers(chain(body, lines), columns, convert, path)
-    notes = [f"the first line ({', '.join(header[:5])}…) was taken as column names"] if _is_mixed(header) else []
-    return _without_row_numbers(Raw(x, labels, columns.label_apart(), notes=tuple(notes)))
+    return _without_row_numbers(Raw(x, labels, columns.label_apart(), notes=tuple(_header_notes(header, columns))))
 
 
 def _decode(path: Path) -> str:
@@ -114,10 +113,6 @@ def _is_header(first: list[str], second: list[str] | None = None) -> bool:
     return any(text and not _is_text(cell) for text, cell in zip(texts, second or (), strict=False))
 
 
-def _is_mixed(header: list[str]) -> bool:
-    return any(not _is_text(cell) and cell.strip() for cell in header)
-
-
 def _columns(header: list[str], width: int, label: str | None, path: Path) -> _Columns:
     names = tuple(name.strip() or f"column {j}" for j, name in enumerate(header))
     if label is None:
@@ -130,6 +125,14 @@ def _columns(header: list[str], width: int, label: str | None, path: Path) -> _C
         f"its columns are {', '.join(map(repr, names[:20]))}" if names else f"it has columns 0…{width - 1}, no names"
     )
     raise DataError(f"'{path}' has no column '{label}' for labels; {known}")
+
+
+def _header_notes(header: list[str], columns: _Columns) -> Iterator[str]:
+    if any(not _is_text(cell) and cell.strip() for cell in header):
+        yield f"the first line was taken as column names: {', '.join(header[:5])}{', …' if len(header) > 5 else ''}"
+    for name in columns.names:
+        if columns.label is None and name.lower() in _LABEL_NAMES:
+            yield f"column '{name}' is taken as data; pass label='{name}' to set it apart"
 
 
 def _numbers(
@@ -171,7 +174,7 @@ def _text_found(path: Path, text: dict[int, tuple[int, str]], names: tuple[str, 
         f"column {repr(names[j]) if names else j} (line {line}: {cell[:40]!r})"
         for j, (line, cell) in sorted(text.items())
     ]
-    more = f" and {len(found) - 5} more columns" if len(found) > 5 else ""
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     if any(_DECIMAL_COMMA.fullmatch(cell) for _, cell in text.values()):
         advice = "decimal commas and thousands separators are not supported, write 1234.5"
     else:

@@ -169,7 +169,14 @@ def _run(
 
 @eqx.filter_jit
 def _block(
-    model: Model, rows: Rows, index: Int[Array, "R"], ends: Array | None, key: Array, betas: Array, pilot: Array, walk: Walk
+    model: Model,
+    rows: Rows,
+    index: Int[Array, "R"],
+    ends: Array | None,
+    key: Array,
+    betas: Array,
+    pilot: Array,
+    walk: Walk,
 ) -> Float[Array, "4 R"]:
     batch = rows.batch(index, key)
 

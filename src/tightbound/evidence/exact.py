@@ -4,7 +4,9 @@ enumeration for latents with finitely many values. The oracles that every bound 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,15 +103,14 @@ def linear_gaussian(model: Model, data: RowSource) -> np.ndarray:
 
 def affine_decoder(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (W (D, L), b (D,), noise variances (D,)) of a linear-Gaussian model, in the units of x."""
-    latent = model.spec.latent
-
-    def moments(z: Array) -> tuple[Array, Array]:
-        p = model.likelihood(z)
-        return p.loc, p.scale
-
-    loc, scale = jax.vmap(moments)(jnp.concatenate([jnp.zeros((1, latent)), jnp.eye(latent)]))
-    loc = np.asarray(loc, np.float64)
-    return (loc[1:] - loc[0]).T, loc[0], np.asarray(scale[0], np.float64) ** 2
+    # From the weights themselves, in double precision: differences of single-precision means would lose digits.
+    head: Any = model.likelihood_head
+    layer = model.decoder.output
+    mean, spread, weight, bias = (
+        np.asarray(array, np.float64) for array in (head.mean(), head.spread(), layer.weight, layer.bias)
+    )
+    noise = np.asarray(model.likelihood(jnp.zeros(model.spec.latent)).scale, np.float64)
+    return spread[:, None] * weight.T, mean + spread * bias, noise**2
 
 
 def _components(prior: dist.Distribution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,7 +182,7 @@ def _evaluate(
 
 @eqx.filter_jit
 def _log_joint(
-    model: Model, x: Array, observed: Array | None, exposure: Array | None, z: Float[Array, "C P L"]
+    model: Model, x: Array, observed: Array | None, exposure: Array | None, z: Float[Array | np.ndarray, "C P L"]
 ) -> Float[Array, "C P"]:
     prior = model.prior()
     one = jax.vmap(lambda z: model.log_likelihood(z, x, observed, exposure) + prior.log_prob(z))
@@ -238,5 +239,5 @@ def _rows(data: RowSource) -> list[tuple[Array, Array | None, Array | None]]:
     ]
 
 
-def _over_rows(data: RowSource, function: object) -> np.ndarray:
-    return np.array([function(*row) for row in _rows(data)])  # type: ignore[operator]
+def _over_rows(data: RowSource, function: Callable[..., float]) -> np.ndarray:
+    return np.array([function(*row) for row in _rows(data)])

@@ -75,7 +75,7 @@ def importance(
     key = jax.random.key(seed)
     parts = []
     for index, used in blocks(count, ROWS_AT_ONCE):
-        parts.append(np.asarray(_block(model, rows, index, key, np.int32(draws)))[:, :used])
+        parts.append(np.asarray(_block(model, rows, index, key, jnp.int32(draws)))[:, :used])
         if report is not None:
             report(min(int(index[0]) + ROWS_AT_ONCE, count), count)
     log_evidence, se, ess, elbo = np.concatenate(parts, axis=1)
@@ -83,7 +83,9 @@ def importance(
 
 
 @eqx.filter_jit
-def _block(model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array) -> Float[Array, "4 R"]:
+def _block(
+    model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array
+) -> Float[Array, "4 R"]:
     batch = rows.batch(index, key)
     prior = model.prior()
 

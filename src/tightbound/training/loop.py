@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,6 +25,7 @@ from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
 from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, bucket, over_blocks, place, require_sites
+from tightbound.training.packing import Packed, Packing
 from tightbound.training.plan import Plan, Rates
 
 __all__ = ["Progress", "Record", "State", "Trainer", "train"]
@@ -145,13 +147,13 @@ class Trainer:
         self.state = _begin(trained, self.rates)
         self.best = trained
         self.marks = Marks()
-        self.pending: list[StepRecord] = []
+        self.pending = np.empty((0, len(StepRecord._fields)))
 
     def run(self) -> Iterator[Progress]:
         """Run to the end, or to early stopping, yielding after every compiled call."""
         started, length = time.monotonic(), 1
         while not self.finished:
-            steps = min(length, CHUNK, self._until_event())
+            steps = self._call_length(length)
             before = time.monotonic()
             self._advance(steps)
             seconds = time.monotonic() - before
@@ -177,7 +179,7 @@ class Trainer:
 
         Raises :class:`TrainingError` between two records; ask when ``Progress.records`` is not empty.
         """
-        if self.pending:
+        if len(self.pending):
             raise TrainingError("a checkpoint is taken when a record has just been completed")
         marks = {f"marks.{name}": np.float64(np.nan if value is None else value) for name, value in vars(self.marks).items()}
         return {**to_arrays({"state": self.state, "best": self.best}), **{k: np.asarray(v) for k, v in marks.items()}}
@@ -193,9 +195,13 @@ class Trainer:
     def _current(self) -> Model:
         return self.state.average if self.plan.average else self.state.trained
 
-    def _until_event(self) -> int:
+    def _call_length(self, wanted: int) -> int:
+        """Return the length of the next call, which ends at an evaluation, or at a record if it reaches one."""
         step = self.marks.step
-        return min(self.total - step, *(every - step % every for every in (self.record_every, self.interval)))
+        event = self.total if self.validation is None else min(self.total, step + self.interval - step % self.interval)
+        last = min(step + min(wanted, CHUNK), event)
+        whole = last - last % self.record_every
+        return (whole if step < whole and last < event else last) - step
 
     def _advance(self, steps: int) -> None:
         order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
@@ -203,7 +209,7 @@ class Trainer:
         self.state, log = _run(
             self.state, self.rest, self.objective, self.rows, order, np.int32(steps), self.key, self.rates
         )
-        self.pending += [StepRecord(*row) for row in np.asarray(log)[:steps].tolist()]
+        self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
             raise TrainingError(self._post_mortem(order))
         self.marks.step += steps
@@ -211,18 +217,26 @@ class Trainer:
             self._evaluate(self.validation)
 
     def _records(self) -> tuple[Record, tuple[Record, ...]]:
-        """Return the mean of the steps since the last record, and the record that is thereby completed, if any."""
-        marks = self.marks
-        columns = np.mean(np.asarray(self.pending), axis=0, where=np.asarray(self.pending)[:, -1:] > 0)
-        loss, bound, reconstruction, kl, beta, rate, _ = columns.tolist()
-        epoch = marks.step * self.batch / self.count
-        evaluated = marks.validation_elbo if marks.evaluated_step == marks.step else None
-        skipped = int(self.state.skipped)
-        latest = Record(marks.step, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
-        if evaluated is None and marks.step % self.record_every and not self.finished:
-            return latest, ()
-        self.pending = []
-        return latest, (latest,)
+        """Return the mean of the latest steps, and the records that the latest call has completed."""
+        step, started = self.marks.step, self.marks.step - len(self.pending)
+        ends = [end for end in range(started + 1, step + 1) if end % self.record_every == 0]
+        if self.finished or self.marks.evaluated_step == step:
+            ends = sorted({*ends, step})
+        if not ends:
+            return self._mean(started, step), ()
+        records = tuple(self._mean(*span) for span in pairwise([started, *ends]))
+        self.pending = self.pending[:0]
+        return records[-1], records
+
+    def _mean(self, start: int, end: int) -> Record:
+        """Return the mean of the pending steps after ``start`` up to ``end``; skipped ones are only counted."""
+        marks, started = self.marks, self.marks.step - len(self.pending)
+        steps, later = self.pending[start - started : end - started], self.pending[end - started :]
+        loss, bound, reconstruction, kl, beta, rate, _ = np.mean(steps, axis=0, where=steps[:, -1:] > 0).tolist()
+        skipped = int(self.state.skipped) - int(np.sum(later[:, -1] == 0))
+        evaluated = marks.validation_elbo if marks.evaluated_step == end else None
+        epoch = end * self.batch / self.count
+        return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
 
     def _evaluate(self, rows: Rows) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights."""
@@ -303,15 +317,33 @@ def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarr
 @eqx.filter_jit
 def _begin(trained: Model, rates: Rates) -> State:
     zero = jnp.int32(0)
-    return State(trained, rates.optimiser(zero).init(trained), trained, zero, zero, zero)
+    return State(trained, rates.optimiser(rates.peak).init(trained), trained, zero, zero, zero)
+
+
+class Pace(NamedTuple):
+    """What a step needs that depends on its number alone."""
+
+    rows: Int[Array, "B"]
+    data_key: Array
+    noise_key: Array
+    learning_rate: Float[Array, ""]
+    averaging: Float[Array, ""]
 
 
 @eqx.filter_jit
 def _run(
     state: State, rest: Model, objective: Objective, rows: Rows, order: Array, steps: Array, key: Array, rates: Rates
 ) -> tuple[State, Float[Array, "C 7"]]:
-    """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite."""
+    """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite.
+
+    A step is many small operations around a few products, and each of them costs a microsecond or two beside its work.
+    So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined.
+    """
     first = state.step
+    numbers = first + jnp.arange(CHUNK)
+    keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
+    paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), rates.averaging(numbers))
+    packing = Packing(state.trained)
 
     def unfinished(carry: tuple[State, Array]) -> Array:
         return (carry[0].step - first < steps) & (carry[0].skipped_in_row < GIVE_UP_AFTER)
@@ -319,48 +351,63 @@ def _run(
     def one(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, log = carry
         position = state.step - first
-        state, record = _step(state, rest, objective, rows, order[position], key, rates)
+        pace = jax.tree.map(lambda column: column[position], paces)
+        state, record = _step(state, rest, objective, rows, pace, rates, packing)
         return state, log.at[position].set(jnp.stack(record))
 
     log = jnp.zeros((CHUNK, len(StepRecord._fields)))
-    return jax.lax.while_loop(unfinished, one, (state, log))
+    state, log = jax.lax.while_loop(unfinished, one, (_each(Model, packing.pack, state), log))
+    return _each(Packed, packing.unpack, state), log
+
+
+def _each(kind: type, change: Callable[[Any], Any], state: State) -> State:
+    """Return the state with every node of a type changed."""
+
+    def is_kind(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    return jax.tree.map(lambda node: change(node) if is_kind(node) else node, state, is_leaf=is_kind)
 
 
 def _step(
-    state: State, rest: Model, objective: Objective, rows: Rows, index: Array, key: Array, rates: Rates
+    state: State, rest: Model, objective: Objective, rows: Rows, pace: Pace, rates: Rates, packing: Packing
 ) -> tuple[State, StepRecord]:
-    data_key, noise_key = jax.random.split(step_key(key, state.step))
-    batch = rows.batch(index, data_key)
+    """Make one step of a packed state."""
+    batch = rows.batch(pace.rows, pace.data_key)
 
     def loss(trained: Model) -> tuple[Array, Loss]:
-        result = objective(merge(trained, rest), batch, noise_key, state.step)
+        result = objective(merge(trained, rest), batch, pace.noise_key, state.step)
         return result.value, result
 
-    gradient, result = jax.grad(loss, has_aux=True)(state.trained)
-    length = optax.global_norm(gradient)
-    finite = jnp.isfinite(length) & jnp.isfinite(result.value)
-    shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
-    gradient = jax.tree.map(lambda g: g * shorten, gradient)
-    updates, optimiser = rates.optimiser(state.step).update(gradient, state.optimiser, state.trained)
-    trained = optax.apply_updates(state.trained, updates)
-    decay = rates.averaging(state.step)
-    average = jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, state.average, trained)
-    # A step without a finite gradient leaves everything as it was, but is counted.
-    trained, optimiser, average = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (trained, optimiser, average),
-        (state.trained, state.optimiser, state.average),
-    )
+    gradient, result = jax.grad(loss, has_aux=True)(packing.unpack(state.trained))
+    gradient = packing.pack(gradient)
+    # Inside a branch the gradients of matrices have their natural layout, and XLA sums their squares in one pass.
+    length = jax.lax.cond(jnp.isfinite(result.value), optax.global_norm, lambda _: jnp.inf, gradient)
+    finite = jnp.isfinite(length)
+
+    def descend(kept: tuple[Packed, optax.OptState, Packed]) -> tuple[Packed, optax.OptState, Packed]:
+        trained, optimiser, average = kept
+        shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
+        shortened = jax.tree.map(lambda g: g * shorten, gradient)
+        updates, optimiser = rates.optimiser(pace.learning_rate).update(shortened, optimiser, trained)
+        trained = optax.apply_updates(trained, updates)
+        decay = pace.averaging
+        average = jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, average, trained)
+        return trained, optimiser, average
+
+    # A step without a finite gradient leaves everything as it was, but is counted. It is a branch, and not a choice
+    # between the old arrays and the new, because only then are the new ones written over the old.
+    kept = (state.trained, state.optimiser, state.average)
+    trained, optimiser, average = jax.lax.cond(finite, descend, lambda kept: kept, kept)
     skipped = 1 - finite.astype(jnp.int32)
     following = State(
         trained, optimiser, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped
     )
     terms = result.terms
-    rate = rates.learning_rate(state.step)
-    divergence = jnp.sum(terms.kl)
     return following, StepRecord(
-        result.value, terms.bound, terms.reconstruction, divergence, result.beta, rate, finite.astype(jnp.float32)
-    )
+        result.value, terms.bound, terms.reconstruction, jnp.sum(terms.kl), result.beta, pace.learning_rate,
+        finite.astype(jnp.float32),
+    )  # fmt: skip
 
 
 @eqx.filter_jit

@@ -99,12 +99,12 @@ class Rates(NamedTuple):
         fall = self.final + (1.0 - self.final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         return self.peak * rise * fall
 
-    def optimiser(self, step: Int[Array, ""]) -> optax.GradientTransformation:
-        """Return AdamW at a step; matrices decay, vectors (biases, scales) do not."""
+    def optimiser(self, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
+        """Return AdamW at a learning rate; matrices decay, vectors (biases, scales) do not."""
         return optax.chain(
             optax.scale_by_adam(self.beta1, self.beta2),
             optax.add_decayed_weights(self.weight_decay, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
-            optax.scale_by_learning_rate(self.learning_rate(step)),
+            optax.scale_by_learning_rate(learning_rate),
         )
 
     def averaging(self, step: Int[Array, ""]) -> Float[Array, ""]:
