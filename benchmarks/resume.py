@@ -81,7 +81,7 @@ def one_run(
     run, done, resume = folder / f"run{number}", [], []
     while True:
         process = start(run, *resume)
-        moment = moments.uniform(0.2, 1.1) * whole_seconds
+        moment = moments.uniform(0.05, 0.7) * whole_seconds
         try:
             _, err = process.communicate(timeout=moment if len(done) < kills else None)
         except subprocess.TimeoutExpired:

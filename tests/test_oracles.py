@@ -303,7 +303,7 @@ def fit_linear(x: np.ndarray, likelihood: tb.Gaussian, posterior: Any) -> tuple[
     affine = tb.MLP(hidden=())
     data = tb.data.arrays.from_arrays(x, kind="real")
     spec = tb.VAE(sites=data.sites, latent=2, encoder=affine, decoder=affine, posterior=posterior, likelihood=likelihood)
-    plan = tb.Plan(steps=4000, batch_size=300, learning_rate=0.03, weight_decay=0.0)
+    plan = tb.Plan(steps=2000, batch_size=300, learning_rate=0.03, weight_decay=0.0)
     *_, last = tb.train(spec.build(jax.random.key(0), data.statistics()), tb.ELBO(gradient="stl"), data, plan)
     return last.model, data
 
@@ -319,12 +319,12 @@ def check_optimum(model: Model, data: tb.Dataset, best: float) -> None:
     """Check log p(x) of the learnt weights against the best there is, and q(z|x) against the true posterior."""
     weights, offset, noise = learnt(model)
     reached = multivariate_normal(offset, weights @ weights.T + np.diag(noise**2)).logpdf(data.x).mean()
-    assert best - 0.02 < reached < best + 1e-3
+    assert best - 0.005 < reached < best + 1e-3
     q = jax.vmap(lambda x: (model.posterior(x).mean, model.posterior(x).covariance_matrix))
     means, covariances = (np.asarray(part, float) for part in q(jnp.asarray(data.x)))
     true_means, true = testing.posterior_moments(weights, offset, noise, data.x)
     gaps = [gaussian_kl(m, c, t, true) for m, c, t in zip(means, covariances, true_means, strict=True)]
-    assert 0 <= min(gaps) and np.mean(gaps) < 0.02
+    assert 0 <= min(gaps) and np.mean(gaps) < 0.005
 
 
 def principal_components_optimum(x: np.ndarray, latent: int) -> float:

@@ -382,7 +382,7 @@ def _step(
     gradient, result = jax.grad(loss, has_aux=True)(packing.unpack(state.trained))
     gradient = packing.pack(gradient)
     # Inside a branch the gradients of matrices have their natural layout, and XLA sums their squares in one pass.
-    length = jax.lax.cond(jnp.isfinite(result.value), optax.global_norm, lambda _: jnp.inf, gradient)
+    length = jax.lax.cond(jnp.isfinite(result.value), _length, lambda _: jnp.inf, gradient)
     finite = jnp.isfinite(length)
 
     def descend(kept: tuple[Packed, optax.OptState, Packed]) -> tuple[Packed, optax.OptState, Packed]:
@@ -408,6 +408,10 @@ def _step(
         result.value, terms.bound, terms.reconstruction, jnp.sum(terms.kl), result.beta, pace.learning_rate,
         finite.astype(jnp.float32),
     )  # fmt: skip
+
+
+def _length(gradient: Packed) -> Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(array)) for array in jax.tree.leaves(gradient)))
 
 
 @eqx.filter_jit
