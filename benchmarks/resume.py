@@ -74,9 +74,7 @@ def state_of(run: Path) -> tuple[str, int]:
     return ("training" if (partial / "checkpoint.safetensors").exists() else "before the first checkpoint"), step
 
 
-def one_run(
-    folder: Path, number: int, whole_seconds: float, kills: int, moments: random.Random
-) -> tuple[list[Kill], str]:
+def one_run(folder: Path, number: int, whole_seconds: float, kills: int, moments: random.Random) -> tuple[list[Kill], str]:
     """Run the demo to its end with up to ``kills`` kills on the way; return them and the hash of the model."""
     run, done, resume = folder / f"run{number}", [], []
     while True:

@@ -115,9 +115,7 @@ def test_info_tells_people_and_programs(tmp_path: Path) -> None:
 def test_a_spec_from_info_gives_the_same_run(tmp_path: Path) -> None:
     run, data, _ = finished()
     (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
-    outcome = call(
-        "fit", data, "--spec", tmp_path / "spec.toml", "--out", tmp_path / "again", "--draws", 10, "--no-pictures"
-    )
+    outcome = call("fit", data, "--spec", tmp_path / "spec.toml", "--out", tmp_path / "again", "--draws", 10, "--no-pictures")
     assert outcome.code == 0, outcome.err
     assert sha256(tmp_path / "again") == sha256(run)
 
@@ -281,9 +279,7 @@ def test_a_kill_in_the_final_evaluation_costs_no_training(tmp_path: Path) -> Non
     assert resumed.summary | {"training_seconds": 0} == whole.summary | {"training_seconds": 0}
 
 
-def test_a_kill_between_the_name_and_the_clean_up_leaves_a_whole_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_between_the_name_and_the_clean_up_leaves_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.rename
 
     def die_after(self: Path, target: Path) -> Path:
@@ -305,9 +301,7 @@ def test_resuming_elsewhere_says_what_differs(tmp_path: Path) -> None:
     result = fitted(tmp_path / "run", resume=True, report=events.append)
     started = events[0]
     assert isinstance(started, fitting.Started)
-    assert started.step > 0 and [words.startswith("cores was 999 and is now") for words in started.differences] == [
-        True
-    ]
+    assert started.step > 0 and [words.startswith("cores was 999 and is now") for words in started.differences] == [True]
     assert result.run is not None and result.run.environment["resumed_elsewhere"] == [list(started.differences)]
 
 

@@ -324,7 +324,7 @@ def check_optimum(model: Model, data: tb.Dataset, best: float) -> None:
     means, covariances = (np.asarray(part, float) for part in q(jnp.asarray(data.x)))
     true_means, true = testing.posterior_moments(weights, offset, noise, data.x)
     gaps = [gaussian_kl(m, c, t, true) for m, c, t in zip(means, covariances, true_means, strict=True)]
-    assert 0 <= min(gaps) and np.mean(gaps) < 0.005
+    assert min(gaps) >= 0 and np.mean(gaps) < 0.005
 
 
 def principal_components_optimum(x: np.ndarray, latent: int) -> float:
@@ -347,4 +347,3 @@ def test_trained_linear_model_with_noise_per_site_is_factor_analysis() -> None:
     model, data = fit_linear(x, tb.Gaussian(noise="site"), tb.FullGaussian())
     best = FactorAnalysis(2, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x.astype(float)).score(x.astype(float))
     check_optimum(model, data, best)
-

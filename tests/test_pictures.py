@@ -20,9 +20,7 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def sheets(
-    sites: Sites, *, count: int = 30, latent: int = 3, labels: np.ndarray | None = None, **changes: object
-) -> Sheets:
+def sheets(sites: Sites, *, count: int = 30, latent: int = 3, labels: np.ndarray | None = None, **changes: object) -> Sheets:
     noise = np.random.default_rng(0)
     top = {"binary": 2, "levels": sites.levels, "category": sites.levels, "count": 50}.get(sites.kind)
     shape = (count, sites.count)
@@ -41,9 +39,7 @@ KINDS = {
     "colour": sheets(Sites(kind="levels", shape=(5, 7, 3), levels=256)),
     "bits, two channels": sheets(Sites(kind="binary", shape=(4, 4, 2)), latent=1),
     "one image": sheets(IMAGE, count=1),
-    "real": sheets(
-        Sites(kind="real", shape=(3,)), latent=2, names=("a", "b", "c"), labels=np.array(["x", "y", "z"] * 10)
-    ),
+    "real": sheets(Sites(kind="real", shape=(3,)), latent=2, names=("a", "b", "c"), labels=np.array(["x", "y", "z"] * 10)),
     "many columns": sheets(Sites(kind="count", shape=(40,))),
     "one row": sheets(Sites(kind="real", shape=(2,)), count=1),
     "categories": sheets(Sites(kind="category", shape=(2,), levels=4), labels=np.linspace(0, 1, 30)),

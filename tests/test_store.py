@@ -153,9 +153,7 @@ def test_a_run_comes_back(run: Path) -> None:
     assert [record["step"] for record in read.metrics()] == list(range(1, 41))
 
 
-@pytest.mark.parametrize(
-    "name", ["spec.json", "training.json", "environment.json", "summary.json", "split.safetensors"]
-)
+@pytest.mark.parametrize("name", ["spec.json", "training.json", "environment.json", "summary.json", "split.safetensors"])
 @pytest.mark.parametrize("damage", ["absent", "truncated"])
 def test_a_damaged_run_is_refused(run: Path, name: str, damage: str) -> None:
     whole = (run / name).read_bytes()
@@ -166,9 +164,7 @@ def test_a_damaged_run_is_refused(run: Path, name: str, damage: str) -> None:
         tb.read_run(run)
 
 
-@pytest.mark.parametrize(
-    ("number", "words"), [(FORMAT + 1, "install a newer tightbound"), ("1", "names no format number")]
-)
+@pytest.mark.parametrize(("number", "words"), [(FORMAT + 1, "install a newer tightbound"), ("1", "names no format number")])
 def test_a_run_of_another_format_is_refused(run: Path, number: object, words: str) -> None:
     spec = json.loads((run / "spec.json").read_text())
     (run / "spec.json").write_text(json.dumps(spec | {"format": number}))

@@ -155,14 +155,10 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 Trust = Annotated[
     list[str] | None,
-    _option(
-        "Allow code of your own that a spec names: 'package.module:Name'. May be repeated.", "--trust", metavar="TARGET"
-    ),
+    _option("Allow code of your own that a spec names: 'package.module:Name'. May be repeated.", "--trust", metavar="TARGET"),
 ]
 Label = Annotated[str | None, _option("Column or array of labels; '' for none.", "--label", panel=DATA, metavar="NAME")]
-Array = Annotated[
-    str | None, _option("Array of a .npz file or part of an idx folder.", "--array", panel=DATA, metavar="NAME")
-]
+Array = Annotated[str | None, _option("Array of a .npz file or part of an idx folder.", "--array", panel=DATA, metavar="NAME")]
 
 
 @_command
@@ -170,9 +166,7 @@ def fit(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", metavar="RUN", show_default=False)],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run; other flags as they were.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; other flags as they were.")] = False,
     spec: Annotated[
         Path | None,
         _option("Choices in a file; 'info --spec' prints one to start from.", "--spec", metavar="FILE.toml"),
@@ -211,17 +205,13 @@ def fit(
     warmup: Annotated[int | None, _option("Steps over which that weight rises from 0.", panel=OBJECTIVE)] = None,
     free_bits: Annotated[float | None, _option("Nats per latent that the KL may keep.", panel=OBJECTIVE)] = None,
     k: Annotated[int | None, _option("Draws per row of the IWAE.", "--k", "-k", panel=OBJECTIVE)] = None,
-    gradient: Annotated[
-        str | None, _option("pathwise, stl (elbo) or dreg (iwae).", panel=OBJECTIVE, metavar="NAME")
-    ] = None,
+    gradient: Annotated[str | None, _option("pathwise, stl (elbo) or dreg (iwae).", panel=OBJECTIVE, metavar="NAME")] = None,
     epochs: Annotated[int | None, _option("Length in epochs.", panel=TRAINING)] = None,
     steps: Annotated[int | None, _option("Length in steps.", panel=TRAINING)] = None,
     batch_size: Annotated[int | None, _option("Rows per step.", panel=TRAINING)] = None,
     learning_rate: Annotated[float | None, _option("Peak learning rate.", panel=TRAINING)] = None,
     weight_decay: Annotated[float | None, _option("Decoupled weight decay.", panel=TRAINING)] = None,
-    patience: Annotated[
-        int | None, _option("Evaluations without a better one before stopping.", panel=TRAINING)
-    ] = None,
+    patience: Annotated[int | None, _option("Evaluations without a better one before stopping.", panel=TRAINING)] = None,
     checkpoint_seconds: Annotated[float | None, _option("Seconds between checkpoints.", panel=TRAINING)] = None,
     seed: Annotated[int | None, _option("Decides the split, the weights and all noise.", panel=TRAINING)] = None,
     kind: Annotated[
@@ -236,9 +226,7 @@ def fit(
     grey: Annotated[bool | None, _option("One channel for the images of a folder.", "--grey", panel=DATA)] = None,
     array: Array = None,
     label: Label = None,
-    shape: Annotated[
-        str | None, _option("Shape of an image in flat rows, such as 28x28.", panel=DATA, metavar="HxW")
-    ] = None,
+    shape: Annotated[str | None, _option("Shape of an image in flat rows, such as 28x28.", panel=DATA, metavar="HxW")] = None,
     validation: Annotated[float | None, _option("Share of rows to choose the weights by.", panel=DATA)] = None,
     test: Annotated[float | None, _option("Share of rows for the final numbers.", panel=DATA)] = None,
 ) -> None:
@@ -308,14 +296,10 @@ def _with_way_on(error: BaseException, out: Path, given: list[str]) -> BaseExcep
 @_command
 def evaluate(
     run: RunFolder,
-    data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Other rows; without it, the run's test rows.")
-    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Other rows; without it, the run's test rows.")] = None,
     draws: Annotated[int, typer.Option("--draws", "-k", help="Importance samples per row.", min=1)] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.", min=0)] = 0,
-    max_examples: Annotated[
-        int | None, typer.Option("--max-examples", help="Evaluate only the first rows.", min=1)
-    ] = None,
+    max_examples: Annotated[int | None, typer.Option("--max-examples", help="Evaluate only the first rows.", min=1)] = None,
     array: Array = None,
     label: Label = None,
     trust: Trust = None,
@@ -328,9 +312,7 @@ def evaluate(
     if data is None:
         whole = settings.own_rows(stored)
         part = "test" if len(stored.split["test"]) else "training"
-        rows = fitting.held_out(
-            whole, stored.split["test" if part == "test" else "train"], stored.training["plan"]["seed"]
-        )
+        rows = fitting.held_out(whole, stored.split["test" if part == "test" else "train"], stored.training["plan"]["seed"])
         what = f"{part} rows of {run}"
     else:
         rows, what = settings.other_rows(stored, data, array=array, label=label), data
@@ -415,9 +397,7 @@ def sample(
 @_command
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.")] = None,
-    spec: Annotated[
-        bool, typer.Option("--spec", help="Print TOML for 'fit --spec': of the run, or to start from.")
-    ] = False,
+    spec: Annotated[bool, typer.Option("--spec", help="Print TOML for 'fit --spec': of the run, or to start from.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say what a run is and what came out of it, or print a spec."""
@@ -614,9 +594,7 @@ def _quantity(estimate: dict[str, Any], unit: str) -> str:
     bits = estimate.get("bits_per_dimension")
     error = "?" if estimate["se"] is None else f"{estimate['se']:.2f}"
     value = "not finite" if estimate["value"] is None else f"{estimate['value']:.2f}"
-    return f"{value} ± {error} {unit}" + (
-        f" ({bits[0]:.3f} bits per dimension)" if bits and bits[0] is not None else ""
-    )
+    return f"{value} ± {error} {unit}" + (f" ({bits[0]:.3f} bits per dimension)" if bits and bits[0] is not None else "")
 
 
 def _latest(progress: Any) -> str:

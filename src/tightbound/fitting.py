@@ -129,9 +129,7 @@ def fit(
         raise SpecError("fit", (("draws", f"expected at least 1, got {draws}"),))
     if resume and out is None:
         raise SpecError("fit", (("resume", "names no run: say where it was written by out=…"),))
-    fitting = _Fitting(
-        data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None)
-    )
+    fitting = _Fitting(data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None))
     if out is None:
         fitting.train(None)
         return fitting.evaluate(draws)
@@ -146,9 +144,7 @@ def fit(
 
 def data_digest(data: Dataset) -> str:
     """Return the sha256 of what a model can see of a data set: sites, values, what is observed, exposures."""
-    digest = hashlib.sha256(
-        canonical_json([data.sites.model_dump(mode="json"), list(data.x.shape), data.binarise]).encode()
-    )
+    digest = hashlib.sha256(canonical_json([data.sites.model_dump(mode="json"), list(data.x.shape), data.binarise]).encode())
     for array in (data.x, data.observed, data.exposure):
         digest.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -76,7 +76,5 @@ def _write_csv(path: Path, rows: np.ndarray, names: tuple[str, ...]) -> None:
     header = ",".join(quoted)
     _write(
         path,
-        lambda target: np.savetxt(
-            target, rows, fmt=pattern, delimiter=",", header=header, comments="", encoding="utf-8"
-        ),
+        lambda target: np.savetxt(target, rows, fmt=pattern, delimiter=",", header=header, comments="", encoding="utf-8"),
     )

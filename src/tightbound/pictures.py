@@ -188,9 +188,7 @@ def _plane(means: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
         centred = np.repeat(centred, 2, axis=0)
     left, sizes, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
-    names = tuple(
-        f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1)
-    )
+    names = tuple(f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
     return left[: len(means), :2] * sizes[:2], (names[0], names[1])
 
 
@@ -256,9 +254,7 @@ def _curve(axes: Axes, records: list[dict[str, Any]], name: str, label: str, col
 
 
 def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
-    points = [
-        (record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None
-    ]
+    points = [(record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None]
     if points:
         value, step = max(points, key=lambda point: point[0])
         axes.plot([step], [value], "o", color=COLOURS[6], markersize=5, label=f"kept: step {step:,}")

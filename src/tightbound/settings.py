@@ -45,7 +45,7 @@ TABLES = ("model", "objective", "plan", "data")
 _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
 _OBJECTIVES: dict[str, type[ObjectiveSpec]] = {"elbo": ELBO, "iwae": IWAE}
 _DEFAULT_EPOCHS, _DEFAULT_STEPS = 100, 2000  # a small data set gets this many steps, a large one this many epochs
-_DECAY = 0.1  # how far the decay alone would shrink the weights: by exp(−_DECAY √steps) over a run at a constant rate
+_DECAY = 0.05  # decay alone would shrink the weights by exp(−_DECAY √steps) over a run at a constant rate
 
 Tables = dict[str, Any]
 
@@ -68,14 +68,11 @@ class DataOptions(Spec):
     def load(self, source: Any, seed: int) -> tuple[Dataset, Self]:
         """Return the data set and these options with kind and levels filled in, as other rows need them."""
         options = {
-            name: getattr(self, name)
-            for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")
+            name: getattr(self, name) for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")
         }
         data = load(source, **options)
         sites = data.sites
-        known = self.replace(
-            kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse"
-        )
+        known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
         return (data.with_binarisation(self.binarise, seed) if self.binarise else data), known
 
 
@@ -110,7 +107,7 @@ def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Setti
 def default_plan(plan: Plan, rows: int) -> Plan:
     """Return the plan with the length and the weight decay that it does not name itself.
 
-    The decay is Loshchilov and Hutter's normalised one, λ = 0.1 / (learning rate · √steps): it is strong where few rows
+    The decay is Loshchilov and Hutter's normalised one, λ = 0.05 / (learning rate · √steps): it is strong where few rows
     are seen often, and fades as training becomes long.
     """
     decay_named = "weight_decay" in plan.model_fields_set
@@ -271,11 +268,7 @@ def merge(below: Tables, above: Tables) -> Tables:
     for name, value in above.items():
         under = merged.get(name)
         under = {"kind": under} if isinstance(under, str) else under
-        if (
-            isinstance(value, dict)
-            and isinstance(under, dict)
-            and value.get("kind", under.get("kind")) == under.get("kind")
-        ):
+        if isinstance(value, dict) and isinstance(under, dict) and value.get("kind", under.get("kind")) == under.get("kind"):
             value = merge(under, value)
         merged[name] = value
     return merged
@@ -309,7 +302,7 @@ def template() -> str:
     lines += [*_choice("objective", ELBO(), tuple(_OBJECTIVES.values())), ""]
     lines += ["[plan]", *_fields(Plan(), explain=True), "", "[data]", *_fields(DataOptions(), explain=True), ""]
     decay = next(line for line in lines if line.startswith("weight_decay"))
-    lines[lines.index(decay)] = "# weight_decay = …  (left out: 0.1 / (learning_rate √steps))"
+    lines[lines.index(decay)] = "# weight_decay = …  (left out: 0.05 / (learning_rate √steps))"
     return "\n".join(lines)
 
 

@@ -77,9 +77,7 @@ def _processor() -> str:
 def environment_differences(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
     """Return sentences on what differs between two environments and can change the last bits of a run."""
     return tuple(
-        f"{name} was {then.get(name)} and is now {now.get(name)}"
-        for name in _BITS_DEPEND_ON
-        if then.get(name) != now.get(name)
+        f"{name} was {then.get(name)} and is now {now.get(name)}" for name in _BITS_DEPEND_ON if then.get(name) != now.get(name)
     )
 
 

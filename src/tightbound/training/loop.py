@@ -157,6 +157,7 @@ class Trainer:
             before = time.monotonic()
             self._advance(steps)
             seconds = time.monotonic() - before
+            self._evaluate_when_due()
             length = int(np.clip(steps * CALL_SECONDS / seconds, 1, 4 * steps))
             latest, records = self._records()
             yield Progress(
@@ -188,7 +189,7 @@ class Trainer:
         """Continue from a checkpoint; raise :class:`~tightbound.errors.FormatError` when it is of another run."""
         arrays = dict(checkpoint)
         marks = {name: float(arrays.pop(f"marks.{name}", math.nan)) for name in vars(self.marks)}
-        restored = from_arrays({"state": self.state, "best": self.best}, arrays)
+        restored: dict[str, Any] = from_arrays({"state": self.state, "best": self.best}, arrays)
         self.state, self.best = restored["state"], restored["best"]
         self.marks = Marks.read(marks)
 
@@ -206,15 +207,12 @@ class Trainer:
     def _advance(self, steps: int) -> None:
         order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
         order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
-        self.state, log = _run(
-            self.state, self.rest, self.objective, self.rows, order, np.int32(steps), self.key, self.rates
-        )
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates)
+        self.state, log = _run(self.state, self.rest, self.objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
             raise TrainingError(self._post_mortem(order))
         self.marks.step += steps
-        if self.validation is not None and (self.marks.step % self.interval == 0 or self.marks.step == self.total):
-            self._evaluate(self.validation)
 
     def _records(self) -> tuple[Record, tuple[Record, ...]]:
         """Return the mean of the latest steps, and the records that the latest call has completed."""
@@ -238,9 +236,11 @@ class Trainer:
         epoch = end * self.batch / self.count
         return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
 
-    def _evaluate(self, rows: Rows) -> None:
+    def _evaluate_when_due(self) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights."""
-        current, marks = self._current(), self.marks
+        rows, current, marks = self.validation, self._current(), self.marks
+        if rows is None or (marks.step % self.interval and marks.step < self.total):
+            return
         objective = ELBO().build()
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
         (bounds,) = over_blocks(
@@ -292,7 +292,8 @@ class Marks:
 
 def run_key(seed: int) -> Array:
     """Return the key of a run, from all 64 bits of the seed."""
-    return jax.random.wrap_key_data(np.random.SeedSequence(seed).generate_state(_KEY_WORDS), impl=_KEY_KIND)
+    words = jnp.asarray(np.random.SeedSequence(seed).generate_state(_KEY_WORDS))
+    return jax.random.wrap_key_data(words, impl=_KEY_KIND)
 
 
 def step_key(key: Array, step: Array | int) -> Array:
@@ -374,12 +375,13 @@ def _step(
 ) -> tuple[State, StepRecord]:
     """Make one step of a packed state."""
     batch = rows.batch(pace.rows, pace.data_key)
+    packed: Any = state.trained
 
     def loss(trained: Model) -> tuple[Array, Loss]:
         result = objective(merge(trained, rest), batch, pace.noise_key, state.step)
         return result.value, result
 
-    gradient, result = jax.grad(loss, has_aux=True)(packing.unpack(state.trained))
+    gradient, result = jax.grad(loss, has_aux=True)(packing.unpack(packed))
     gradient = packing.pack(gradient)
     # Inside a branch the gradients of matrices have their natural layout, and XLA sums their squares in one pass.
     length = jax.lax.cond(jnp.isfinite(result.value), _length, lambda _: jnp.inf, gradient)

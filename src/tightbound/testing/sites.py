@@ -1,0 +1,179 @@
+"""The contract of likelihoods, distributions over the sites of one x."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from tightbound.likelihoods import AnyLikelihood
+from tightbound.model import VAE, Model, merge, trainable
+from tightbound.networks import MLP
+from tightbound.schema import Sites, Statistics
+from tightbound.testing.comparisons import (
+    FALSE_ALARM,
+    Grid,
+    check_alive,
+    check_counts,
+    check_finite,
+    check_shapes,
+    check_total,
+    draw,
+    extremes,
+    label,
+    moved,
+    quantile_labels,
+    require,
+    same_bits,
+)
+from tightbound.testing.examples import example_statistics
+
+__all__ = ["check_likelihood"]
+
+_NONSENSE = (np.nan, np.inf, -np.inf, 1e30, -1e30)
+_LARGEST_COUNT = 2048
+
+
+def check_likelihood(
+    spec: AnyLikelihood, sites: Sites, *, statistics: Statistics | None = None, extreme: float = 1e4, seed: int = 0
+) -> None:
+    """Raise AssertionError unless p(x|z) keeps the contract of a likelihood over these sites.
+
+    In a model of affine maps, with random weights:
+
+    - the declared measure is that of the sites, draws and site log-densities have shape (D,);
+    - each site sums to 1 (over all levels, or counts up to 2,048) or integrates to 1, and the draws fit it (chi-square);
+    - ``Model.decode`` gives the mean of each site, or the most probable category;
+    - with an exposure, twice the exposure gives twice the mean;
+    - masked sites have no influence on log p(x|z), on q(z|x) or on any gradient, bit for bit, whatever their cells
+      hold (NaN, ±inf, ±1e30), and the decoder's numbers for them get a gradient of exactly 0;
+    - every trained array of the head and every number from the decoder gets a gradient;
+    - decoder outputs and trained arrays of ±``extreme`` give finite log-densities and gradients.
+
+    False-alarm rate: 1e-6 for each comparison, shared among the sites.
+    """
+    sites = sites.replace(missing=True)
+    name = f"{label(spec)} on {sites.describe()}"
+    statistics = statistics or example_statistics(sites)
+    build_key, move_key, z_key, draw_key = jax.random.split(jax.random.key(seed), 4)
+    affine = MLP(hidden=())
+    model = VAE(sites=sites, latent=2, encoder=affine, decoder=affine, likelihood=spec).build(build_key, statistics)
+    model = eqx.tree_at(lambda m: m.likelihood_head, model, moved(model.likelihood_head, move_key))
+    require(
+        model.measure == sites.measure,
+        f"{name}: declares the {model.measure} measure, but the sites have densities against the {sites.measure} measure",
+    )
+    z, exposure = jax.random.normal(z_key, (2,)), jnp.float32(2.5) if sites.exposure else None
+    check_shapes(name, partial(model.likelihood, exposure=exposure), z, (sites.count,), (sites.count,))
+    draws = np.asarray(eqx.filter_jit(draw)(partial(model.likelihood, exposure=exposure), z, draw_key), np.float64)
+    _check_sites(name, model, z, exposure, draws)
+    _check_masked(name, model, z, exposure, draws[:2].astype(np.float32))
+    x = jnp.asarray(draws[0], jnp.float32)
+    check_alive(name, _likelihood_gradient(model.likelihood_head, model.decoder(z), x, exposure))
+    check_finite(f"{name} at ±{extreme:g}", _likelihood_extremes(model.likelihood_head, x, exposure, extreme))
+
+
+def _check_sites(name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray) -> None:
+    """Check mass, draws (n, D) and decoded mean of every site."""
+    real, count = model.spec.sites.kind == "real", draws.shape[1]
+    if real:
+        grids = [Grid.around(draws[:, [site]]) for site in range(count)]
+        support = np.stack([grid.points[:, 0] for grid in grids], axis=1)
+    else:
+        sizes = {"binary": 2, "count": _LARGEST_COUNT}
+        values = np.arange(sizes.get(model.spec.sites.kind, model.spec.sites.levels), dtype=np.float64)
+        support = np.repeat(values[:, None], count, axis=1)
+    log_density, decoded, doubled = _examine_sites(model, z, exposure, support.astype(np.float32))
+    with np.errstate(over="ignore"):  # a wrong density may well overflow: its mass will say so
+        mass = np.exp(np.asarray(log_density, np.float64))
+    if real:
+        mass *= np.stack([grid.weights for grid in grids], axis=1)
+    for site in range(count):
+        label = f"{name}, site {site}"
+        check_total(label, float(np.sum(mass[:, site])))
+        if real:
+            groups = quantile_labels(mass[:, site])
+            position = np.searchsorted(grids[site].edges[0], draws[:, site])
+            tables = (np.bincount(groups, mass[:, site]), np.bincount(groups[position], minlength=groups.max() + 1))
+        else:
+            whole = np.round(draws[:, site]).astype(int)
+            require(bool(np.all(whole == draws[:, site])), f"{label}: a draw is not a whole number")
+            require(bool(np.all((whole >= 0) & (whole < len(mass)))), f"{label}: a draw lies outside the support")
+            tables = (mass[:, site], np.bincount(whole, minlength=len(mass)))
+        check_counts(label, *tables, FALSE_ALARM / count)
+    mean = np.sum(support * mass, axis=0)
+    expected = np.argmax(mass, axis=0) if model.spec.sites.kind == "category" else mean
+    require(
+        np.allclose(decoded, expected, rtol=2e-3, atol=2e-3),
+        f"{name}: Model.decode gives {np.asarray(decoded)}, the sum over the support is {expected}",
+    )
+    require(
+        exposure is None or np.allclose(doubled, 2 * np.asarray(decoded), rtol=1e-3),
+        f"{name}: twice the exposure must give twice the mean, but {decoded} becomes {doubled}",
+    )
+
+
+def _check_masked(name: str, model: Model, z: Array, exposure: Array | None, x: np.ndarray) -> None:
+    """Check that masked sites of x (D,) have no influence on values and gradients."""
+    row = jnp.asarray(x[0])
+    observed = (jnp.arange(len(row)) % 2 == 0) & (len(row) > 1)
+    reference = _masked_probe(model, z, row, observed, exposure)
+    check_finite(f"{name} with masked sites", reference)
+    for nonsense in (*_NONSENSE, float(x[1][-1])):
+        other = _masked_probe(model, z, jnp.where(observed, row, jnp.float32(nonsense)), observed, exposure)
+        require(
+            same_bits(reference, other),
+            f"{name}: masked cells that hold {nonsense} change log p(x|z), q(z|x) or a gradient; fill them before use",
+        )
+    of_sites = np.asarray(reference["decoder"]).reshape(-1, len(row))
+    require(
+        not np.any(of_sites[:, ~observed]),
+        f"{name}: the decoder's numbers for masked sites get a gradient of {np.max(np.abs(of_sites[:, ~observed])):.3g}",
+    )
+
+
+@eqx.filter_jit
+def _examine_sites(model: Model, z: Array, exposure: Array | None, support: ArrayLike) -> tuple[Array, Array, Array]:
+    """Return log-densities of the support (m, D), the decoded means, and those at twice the exposure."""
+    twice = None if exposure is None else 2.0 * exposure
+    log_density = jax.vmap(lambda x: model.likelihood(z, exposure).log_prob(x))(support)
+    return log_density, model.decode(z, exposure), model.decode(z, twice)
+
+
+@eqx.filter_jit
+def _masked_probe(model: Model, z: Array, x: Array, observed: Array, exposure: Array | None) -> dict[str, Any]:
+    trained, rest = trainable(model)
+
+    def both(part: Model) -> tuple[Array, Array]:
+        whole = merge(part, rest)
+        q = whole.posterior(x, observed)
+        log_likelihood = whole.log_likelihood(z, x, observed, exposure)
+        return log_likelihood + q.log_prob(z), log_likelihood
+
+    (_, log_likelihood), gradient = jax.value_and_grad(both, has_aux=True)(trained)
+    q = model.posterior(x, observed)
+    moments = (log_likelihood, q.mean, q.variance)
+    return {"value": moments, "gradient": gradient, "decoder": gradient.decoder.output.bias}
+
+
+@eqx.filter_jit
+def _likelihood_gradient(head: Any, h: Array, x: Array, exposure: Array | None) -> Any:
+    trained, rest = trainable(head)
+    return jax.grad(lambda part, h: jnp.sum(merge(part, rest)(h, exposure).log_prob(x)), argnums=(0, 1))(trained, h)
+
+
+@eqx.filter_jit
+def _likelihood_extremes(head: Any, x: Array, exposure: Array | None, extreme: float) -> Any:
+    trained, rest = trainable(head)
+
+    def score(both: tuple[Any, Array]) -> Array:
+        part, h = both
+        return jnp.sum(merge(part, rest)(h, exposure).log_prob(x))
+
+    return [jax.value_and_grad(score)(both) for both in extremes((trained, jnp.zeros(head.parameter_shape)), extreme)]

@@ -1,0 +1,139 @@
+"""Likelihoods: the contract on every kind of data, twins in double precision, and models that use them."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import tightbound as tb
+from parts import LIKELIHOODS
+from tightbound.model import Model, default_likelihood
+from tightbound.schema import Sites, Statistics
+from tightbound.testing import check_likelihood, example_rows, example_statistics
+
+RNG = np.random.default_rng(0)
+NONSENSE = (np.nan, np.inf, -np.inf, 1e30)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_contract(name: str) -> None:
+    likelihood, kind = LIKELIHOODS[name]
+    check_likelihood(likelihood, Sites(shape=(3,), **kind))
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative-binomial-predicted"])
+def test_contract_with_exposure(name: str) -> None:
+    check_likelihood(LIKELIHOODS[name][0], Sites(kind="count", shape=(2,), exposure=True))
+
+
+def test_contract_on_an_image() -> None:
+    check_likelihood(tb.DiscretisedLogistic(components=2), Sites(kind="levels", shape=(2, 2, 1), levels=17))
+
+
+def head_of(spec: Any, sites: Sites, mean: Any, scale: Any) -> Any:
+    statistics = Statistics(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
+    return spec.build(sites, statistics)
+
+
+@pytest.mark.parametrize("noise", ["fixed", "global", "site", "predicted"])
+def test_gaussian_is_centred_on_the_training_rows(noise: str) -> None:
+    sites, mean, scale = Sites(kind="real", shape=(3,)), np.array([1.0, -2.0, 30.0]), np.array([0.5, 2.0, 7.0])
+    head = head_of(tb.Gaussian(noise=noise, scale=0.3 if noise == "fixed" else None), sites, mean, scale)
+    h = np.zeros(head.parameter_shape)
+    h[0] = [0.1, -0.4, 1.0]
+    p = head(jnp.asarray(h, jnp.float32))
+    deviation = np.full(3, 0.3) if noise == "fixed" else scale * 1.001
+    x = mean + scale
+    assert np.allclose(p.log_prob(jnp.asarray(x, jnp.float32)), stats.norm(mean + scale * h[0], deviation).logpdf(x), atol=1e-4)
+
+
+def test_an_untrained_count_predicts_the_training_rate_times_the_exposure() -> None:
+    sites = Sites(kind="count", shape=(3,), exposure=True)
+    for spec in (tb.Poisson(), tb.NegativeBinomial(), tb.NegativeBinomial(dispersion="predicted")):
+        head = head_of(spec, sites, [0.1, 2.0, 300.0], np.ones(3))
+        assert np.allclose(head(jnp.zeros(head.parameter_shape), jnp.float32(4.0)).mean, [0.4, 8.0, 1200.0], rtol=1e-5)
+
+
+def test_counts_against_their_twins() -> None:
+    sites, h, x = Sites(kind="count", shape=(3,)), RNG.normal(size=(2, 3)), np.array([0.0, 4.0, 250.0])
+    rate = np.array([0.1, 2.0, 300.0]) * np.exp(15 * np.tanh(h[0] / 15))
+    head = head_of(tb.Poisson(), sites, [0.1, 2.0, 300.0], np.ones(3))
+    p = head(jnp.asarray(h[:1], jnp.float32))
+    assert np.allclose(p.log_prob(jnp.asarray(x, jnp.float32)), stats.poisson(rate).logpmf(x), atol=1e-3)
+    head = head_of(tb.NegativeBinomial(dispersion="predicted"), sites, [0.1, 2.0, 300.0], np.ones(3))
+    p = head(jnp.asarray(h, jnp.float32))
+    concentration = 1e-3 + np.log1p(np.exp(h[1] + np.log(np.expm1(1.0))))
+    twin = stats.nbinom(concentration, concentration / (concentration + rate))
+    assert np.allclose(p.log_prob(jnp.asarray(x, jnp.float32)), twin.logpmf(x), atol=1e-3)
+    assert np.allclose(p.variance, twin.var(), rtol=1e-3)
+
+
+def test_a_discretised_logistic_starts_at_the_training_mean_and_deviation() -> None:
+    sites = Sites(kind="levels", shape=(2,), levels=256)
+    head = head_of(tb.DiscretisedLogistic(), sites, [100.0, 130.0], [10.0, 30.0])
+    p = head(jnp.zeros(head.parameter_shape))
+    levels = np.arange(256.0)
+    mass = np.exp(np.stack([p.log_prob(jnp.full(2, v)) for v in levels]))
+    deviation = np.sqrt(levels**2 @ mass - (levels @ mass) ** 2)
+    assert np.allclose(levels @ mass, [100.0, 130.0], atol=0.1) and np.allclose(deviation, [10.0, 30.0], rtol=0.03)
+
+
+def test_components_of_a_mixture_start_apart() -> None:
+    head = head_of(tb.DiscretisedLogistic(components=3), Sites(kind="levels", shape=(2,), levels=16), [7.0, 8.0], [3.0, 3.0])
+    assert head(jnp.zeros(head.parameter_shape)).loc.tolist() == [[4.0, 7.0, 10.0], [5.0, 8.0, 11.0]]
+
+
+@pytest.mark.parametrize("kind", ["binary", "levels", "category", "count", "real"])
+def test_every_kind_of_site_has_a_default_likelihood_that_supports_it(kind: str) -> None:
+    assert kind in type(default_likelihood(kind)).supports
+
+
+def masked_model(name: str) -> tuple[Model, Any]:
+    likelihood, kind = LIKELIHOODS[name]
+    sites = Sites(shape=(4,), missing=True, **kind)
+    small = tb.MLP(hidden=(4,), activation="tanh")
+    spec = tb.VAE(sites=sites, latent=2, encoder=small, decoder=small, likelihood=likelihood)
+    return spec.build(jax.random.key(0), example_statistics(sites)), example_rows(sites, 6)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian-predicted", "categorical", "negative-binomial"])
+def test_what_masked_cells_hold_does_not_change_a_bit_of_a_loss(name: str) -> None:
+    model, data = masked_model(name)
+    objective = tb.ELBO().build()
+    seen = np.asarray(data.observed)
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def loss(model: Model, x: Any) -> Any:
+        batch = tb.rows.Batch(x, jnp.asarray(seen), None, jnp.ones(len(seen)))
+        return objective(model, batch, jax.random.key(1), jnp.int32(5)).value
+
+    def bits(fill: float) -> list[bytes]:
+        x = np.where(seen, data.x, np.float32(fill)).astype(np.float32)
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(loss(model, jnp.asarray(x)))]
+
+    reference = bits(0.0)
+    assert all(bits(nonsense) == reference for nonsense in NONSENSE)
+    assert np.all(np.isfinite(loss(model, jnp.asarray(data.x, jnp.float32))[0]))
+
+
+def test_an_unobserved_site_contributes_nothing_and_an_observed_one_its_own_density() -> None:
+    model, data = masked_model("gaussian-site")
+    x, z = jnp.asarray(data.x[0]), jnp.ones(2)
+    sites = np.asarray(model.likelihood(z).log_prob(x), float)
+    for observed in (np.array([True, False, True, True]), np.zeros(4, bool), np.ones(4, bool)):
+        assert np.isclose(model.log_likelihood(z, x, jnp.asarray(observed)), sites[observed].sum(), atol=1e-5)
+    assert np.isclose(model.log_likelihood(z, x), sites.sum(), atol=1e-5)
+
+
+def test_levels_decode_to_their_mean_and_categories_to_the_most_probable() -> None:
+    for name in ("categorical-levels", "categorical"):
+        model, _ = masked_model(name)
+        z = jnp.ones(2)
+        mass = np.exp(np.stack([model.likelihood(z).log_prob(jnp.full(4, v)) for v in range(4)]))
+        expected = np.arange(4) @ mass if name == "categorical-levels" else mass.argmax(axis=0)
+        assert np.allclose(model.decode(z), expected, atol=1e-5)

@@ -1,0 +1,169 @@
+"""Posteriors and priors: the contract, twins in double precision, and what each is made of."""
+
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import logsumexp
+
+import tightbound as tb
+from data_checks import refused
+from parts import POSTERIORS, PRIORS
+from tightbound.errors import SpecError
+from tightbound.model import Model, to_arrays, trainable
+from tightbound.priors import Encoder
+from tightbound.schema import Sites, Statistics
+from tightbound.testing import check_posterior, check_prior, example_rows
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("latent", [1, 2])
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_posterior_contract(name: str, latent: int) -> None:
+    check_posterior(POSTERIORS[name], latent=latent)
+
+
+@pytest.mark.parametrize(("name", "posterior"), [*((name, "diagonal") for name in PRIORS), ("vamp", "full")], ids=str)
+def test_prior_contract(name: str, posterior: str) -> None:
+    check_prior(PRIORS[name], posterior=POSTERIORS[posterior])
+
+
+def test_prior_contract_with_one_latent() -> None:
+    check_prior(tb.TrainedMixture(components=3), latent=1)
+
+
+def test_prior_contract_on_categories() -> None:
+    check_prior(tb.VampPrior(components=3), sites=Sites(kind="category", shape=(2,), levels=3, missing=True))
+
+
+def softplus_of_unit(raw: np.ndarray, floor: float) -> np.ndarray:
+    """floor + softplus(raw + c) with c such that raw = 0 gives 1 + floor, in double precision."""
+    return floor + np.log1p(np.exp(raw + np.log(np.expm1(1.0))))
+
+
+def test_diagonal_gaussian_reads_means_then_scales() -> None:
+    h, z = RNG.normal(size=6), RNG.normal(size=3)
+    q = tb.DiagonalGaussian(floor=0.1).build(3)(jnp.asarray(h, jnp.float32))
+    twin = stats.norm(h[:3], softplus_of_unit(h[3:], 0.1))
+    assert np.isclose(q.log_prob(jnp.asarray(z, jnp.float32)), twin.logpdf(z).sum(), atol=1e-4)
+    assert np.allclose(q.mean, h[:3], atol=1e-6) and np.allclose(q.variance, twin.var(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 4])
+def test_full_gaussian_reads_means_diagonal_and_the_rows_below(latent: int) -> None:
+    below = latent * (latent - 1) // 2
+    head = tb.FullGaussian(floor=0.1).build(latent)
+    assert head.parameters == 2 * latent + below
+    h, z = RNG.normal(size=head.parameters), RNG.normal(size=latent)
+    triangle = np.diag(softplus_of_unit(h[latent : 2 * latent], 0.1))
+    triangle[np.tril_indices(latent, -1)] = h[2 * latent :]
+    q = head(jnp.asarray(h, jnp.float32))
+    twin = stats.multivariate_normal(h[:latent], triangle @ triangle.T)
+    assert np.isclose(q.log_prob(jnp.asarray(z, jnp.float32)), twin.logpdf(z), rtol=1e-4, atol=1e-4)
+    assert np.allclose(q.covariance_matrix, triangle @ triangle.T, atol=1e-5)
+    draws = np.asarray(q.sample(jax.random.key(0), (50_000,)), float)
+    assert np.allclose(np.cov(draws.T), triangle @ triangle.T, atol=0.03 * np.trace(triangle @ triangle.T))
+
+
+def test_scales_do_not_fall_below_the_floor() -> None:
+    for spec in (tb.DiagonalGaussian(floor=0.25), tb.FullGaussian(floor=0.25)):
+        head = spec.build(1)
+        assert np.isclose(head(jnp.array([0.0, -1e4])).variance[0], 0.25**2)
+        with refused("floor", "greater than 0", error=SpecError):
+            spec.replace(floor=0.0)
+
+
+def test_standard_normal_has_nothing_to_train() -> None:
+    head = tb.StandardNormal().build(4)
+    assert not jax.tree.leaves(eqx.filter(head, eqx.is_array))
+    z = RNG.normal(size=4)
+    assert np.isclose(head(None).log_prob(jnp.asarray(z, jnp.float32)), stats.norm.logpdf(z).sum(), atol=1e-5)
+
+
+def test_trained_mixture_is_the_mixture_of_its_arrays() -> None:
+    head = tb.TrainedMixture(components=5, floor=0.2).build(3, key=jax.random.key(0))
+    head = eqx.tree_at(lambda h: (h.logits, h.raw_scale), head, (jnp.arange(5.0), jnp.full((5, 3), -0.7)))
+    z = RNG.normal(size=3)
+    scale = softplus_of_unit(np.asarray(-0.7), 0.2)
+    members = stats.norm(np.asarray(head.loc, float), scale).logpdf(z).sum(axis=1) + np.arange(5.0)
+    expected = logsumexp(members) - logsumexp(np.arange(5.0))
+    assert np.isclose(head(None).log_prob(jnp.asarray(z, jnp.float32)), expected, atol=1e-4)
+    assert len(np.unique(np.asarray(head.loc))) == 15  # no two components start alike
+
+
+@cache
+def vamp(posterior: str) -> Model:
+    spec = tb.VAE(
+        sites=Sites(kind="real", shape=(3,)),
+        latent=2,
+        encoder=tb.MLP(hidden=(5,), activation="tanh"),
+        decoder=tb.MLP(hidden=()),
+        posterior=POSTERIORS[posterior],
+        prior=tb.VampPrior(components=4),
+        likelihood=tb.Gaussian(),
+    )
+    data = example_rows(spec.sites, 9)
+    return spec.build(jax.random.key(0), data.statistics()._replace(examples=data.x))
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_vamp_prior_is_the_average_posterior_of_its_pseudo_inputs(posterior: str) -> None:
+    model = vamp(posterior)
+    members = [model.posterior_head(model.encoder(u)) for u in model.prior_head.pseudo_inputs]
+    for z in jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32):
+        expected = logsumexp([float(q.log_prob(z)) for q in members]) - np.log(4)
+        assert np.isclose(model.prior().log_prob(z), expected, atol=1e-5)
+
+
+def test_vamp_prior_starts_at_training_rows() -> None:
+    model, data = vamp("diagonal"), example_rows(Sites(kind="real", shape=(3,)), 9)
+    standardised = (data.x - np.asarray(model.mean())) / np.asarray(model.scale())
+    distance = np.abs(np.asarray(model.prior_head.pseudo_inputs)[:, None] - standardised).max(axis=2)
+    assert np.all(distance.min(axis=1) < 0.06)
+    assert len(set(distance.argmin(axis=1))) == 4
+
+
+def test_vamp_prior_keeps_the_encoder_once_and_trains_it() -> None:
+    model = vamp("diagonal")
+    prior_arrays = [name for name in to_arrays(model) if name.startswith("prior_head")]
+    assert prior_arrays == ["prior_head.pseudo_inputs"]
+    gradient = eqx.filter_grad(lambda m: m.prior().log_prob(jnp.ones(2)))(model)
+    assert np.any(gradient.encoder.output.weight) and np.any(gradient.prior_head.pseudo_inputs)
+
+
+def test_vamp_prior_without_training_rows_has_the_shapes_to_be_loaded_into() -> None:
+    sites = Sites(kind="category", shape=(2,), levels=3, missing=True)
+    head = tb.VampPrior(components=6).build(2, sites, key=jax.random.key(0))
+    assert head.pseudo_inputs.shape == (6, *sites.feature_shape)
+    few = Statistics(np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros((4, 2), np.float32))
+    head = tb.VampPrior(components=6).build(2, sites, few, key=jax.random.key(0))
+    assert head.pseudo_inputs.shape == (6, *sites.feature_shape)
+
+
+def test_samples_of_a_model_come_from_its_own_prior() -> None:
+    model = eqx.tree_at(lambda m: m.prior_head, vamp("diagonal"), Far())
+    drawn = jax.vmap(model.sample)(jax.random.split(jax.random.key(0), 500))
+    decoded = model.likelihood(jnp.full(2, 50.0)).mean
+    assert np.allclose(np.mean(drawn, axis=0), decoded, atol=5 * np.std(drawn, axis=0).max() / np.sqrt(500))
+
+
+class Far(eqx.Module):
+    """A prior far from zero."""
+
+    def __call__(self, encoder: Encoder) -> Any:
+        return tb.distributions.diagonal_gaussian(jnp.full(2, 50.0), jnp.full(2, 1e-3))
+
+
+def test_trainable_leaves_constants_out_and_merge_brings_them_back() -> None:
+    model = vamp("full")
+    trained, rest = trainable(model)
+    names = set(to_arrays(trained))
+    assert {"encoder.output.weight", "decoder.output.bias", "prior_head.pseudo_inputs", "likelihood_head.raw_noise"} <= names
+    assert not {name for name in names if name.startswith(("mean", "scale", "likelihood_head.mean"))}
+    assert eqx.tree_equal(tb.model.merge(trained, rest), model)
