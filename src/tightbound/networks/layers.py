@@ -1,16 +1,18 @@
-"""Layers that the networks share: an affine map of the last axis, and an affine map with its nonlinearity."""
+"""What the layers of all networks share: initial weights, nonlinearities, and an affine map of the last axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["ACTIVATIONS", "Activation", "Linear", "Unit"]
+from tightbound.errors import SpecError
+
+__all__ = ["ACTIVATIONS", "Activation", "Linear", "Nonlinearity", "Unit", "initial_weights"]
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid"]
 
@@ -24,30 +26,65 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
 }
-# Activations that are close to zero on half the line keep the variance of their input with twice the weight variance.
-_HALVING = ("relu", "leaky_relu", "elu", "gelu", "silu")
+# Activations close to zero on half the line keep the variance of their input with twice the variance of the weights.
+HALVING = {"relu", "leaky_relu", "elu", "gelu", "silu"}
+
+
+class Nonlinearity(NamedTuple):
+    """What follows an affine map: an activation or, when ``gated``, (value, gate) ↦ value · sigmoid(gate).
+
+    The value and the gate of a gated unit (Dauphin et al. 2017) are the two halves of one affine map's output.
+    """
+
+    activation: str
+    gated: bool = False
+
+    def check(self, what: str) -> None:
+        """Raise :class:`SpecError` when gated units come with an activation that they would not use."""
+        if self.gated and self.activation != "relu":
+            problem = f"gated units take the place of '{self.activation}': leave out one of activation and gated"
+            raise SpecError(what, (("activation", problem),))
+
+    def width(self, outputs: int) -> int:
+        """Return how many outputs the affine map needs."""
+        return 2 * outputs if self.gated else outputs
+
+    @property
+    def halving(self) -> bool:
+        """Whether initial weights should be those of He et al. (2015)."""
+        return not self.gated and self.activation in HALVING
+
+    def __call__(self, y: Float[Array, "... width"]) -> Float[Array, "... outputs"]:
+        """Apply the nonlinearity along the last axis."""
+        if self.gated:
+            value, gate = jnp.split(y, 2, axis=-1)
+            return value * jax.nn.sigmoid(gate)
+        return ACTIVATIONS[self.activation](y)
+
+
+def initial_weights(
+    key: PRNGKeyArray, shape: tuple[int, int], fan: tuple[int, int], halving: bool = False
+) -> Float[Array, "rows columns"]:
+    """Draw weights from a uniform distribution of variance 2/(fan in + fan out), or 2/(fan in) with ``halving``.
+
+    The fan is (inputs of one output, outputs of one input); the first variance is that of Glorot and Bengio (2010), the
+    second that of He et al. (2015).
+    """
+    variance = 2.0 / fan[0] if halving else 2.0 / sum(fan)
+    limit = (3.0 * variance) ** 0.5
+    return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 class Linear(eqx.Module):
-    """The affine map y = x W + b of the last axis: (…, in) → (…, out), with W of shape (in, out).
-
-    Weights start from a uniform distribution: He et al. (2015) with ``halving`` activations behind the layer,
-    Glorot and Bengio (2010) otherwise; biases start at zero. ``fan`` is (inputs of one output, outputs of one input)
-    where that differs from the shape of W, as in a convolution.
-    """
+    """The affine map y = x W + b of the last axis: (…, in) → (…, out), with W of shape (in, out)."""
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, "outputs"]
 
     @classmethod
-    def initialise(
-        cls, inputs: int, outputs: int, *, key: PRNGKeyArray, halving: bool = False, fan: tuple[float, float] | None = None
-    ) -> Self:
+    def initialise(cls, inputs: int, outputs: int, *, key: PRNGKeyArray) -> Self:
         """Return a layer with random weights and zero biases."""
-        fan_in, fan_out = fan or (inputs, outputs)
-        variance = 2.0 / fan_in if halving else 2.0 / (fan_in + fan_out)
-        limit = (3.0 * variance) ** 0.5
-        return cls(jax.random.uniform(key, (inputs, outputs), minval=-limit, maxval=limit), jnp.zeros(outputs))
+        return cls(initial_weights(key, (inputs, outputs), (inputs, outputs)), jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """Return x W + b."""
@@ -55,40 +92,18 @@ class Linear(eqx.Module):
 
 
 class Unit(eqx.Module):
-    """An affine map of the last axis and its nonlinearity, (…, in) → (…, out).
-
-    y = a(x W + b) with activation a or, when ``gated``, y = (x W₁ + b₁) · sigmoid(x W₂ + b₂) (Dauphin et al. 2017),
-    whose two halves are one product with a matrix of shape (in, 2 · out).
-    """
+    """An affine map of the last axis with its nonlinearity, (…, in) → (…, out)."""
 
     linear: Linear
-    activation: str = eqx.field(static=True)
-    gated: bool = eqx.field(static=True)
+    nonlinearity: Nonlinearity = eqx.field(static=True)
 
     @classmethod
-    def initialise(
-        cls,
-        inputs: int,
-        outputs: int,
-        activation: str,
-        gated: bool,
-        *,
-        key: PRNGKeyArray,
-        fan: tuple[float, float] | None = None,
-    ) -> Self:
+    def initialise(cls, inputs: int, outputs: int, nonlinearity: Nonlinearity, *, key: PRNGKeyArray) -> Self:
         """Return a unit with random weights suited to its nonlinearity and zero biases."""
-        halving = not gated and activation in _HALVING
-        width = 2 * outputs if gated else outputs
-        linear = Linear.initialise(inputs, width, key=key, halving=halving, fan=fan or (inputs, outputs))
-        return cls(linear, activation, gated)
+        width = nonlinearity.width(outputs)
+        weight = initial_weights(key, (inputs, width), (inputs, outputs), nonlinearity.halving)
+        return cls(Linear(weight, jnp.zeros(width)), nonlinearity)
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        """Return the unit's output."""
-        return self.respond(self.linear(x))
-
-    def respond(self, y: Float[Array, "... width"]) -> Float[Array, "... outputs"]:
-        """Apply the nonlinearity alone, to what the affine map returned."""
-        if self.gated:
-            value, gate = jnp.split(y, 2, axis=-1)
-            return value * jax.nn.sigmoid(gate)
-        return ACTIVATIONS[self.activation](y)
+        """Return the nonlinearity of the affine map of x."""
+        return self.nonlinearity(self.linear(x))

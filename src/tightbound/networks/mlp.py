@@ -1,25 +1,19 @@
-"""Multilayer perceptrons, the linear map among them."""
+"""Multilayer perceptrons, the affine map among them."""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from tightbound.networks.layers import Activation, Linear, Unit
+from tightbound.networks.layers import Activation, Linear, Nonlinearity, Unit
 from tightbound.spec import Spec
 
-__all__ = ["MLP", "Perceptron", "gated_has_no_activation"]
-
-
-def gated_has_no_activation(gated: bool, activation: str) -> None:
-    """Raise ValueError when a spec asks for gated units and names an activation that they would not use."""
-    if gated and activation != "relu":
-        raise ValueError(f"gated units take the place of the activation '{activation}': leave one of the two out")
+__all__ = ["MLP", "Perceptron"]
 
 
 class Perceptron(eqx.Module):
@@ -42,8 +36,8 @@ class Perceptron(eqx.Module):
 class MLP(Spec):
     """A multilayer perceptron: h ← a(h W + b) for every entry of ``hidden``, then an affine map.
 
-    ``gated`` uses h ← (h W₁ + b₁) · sigmoid(h W₂ + b₂) instead; ``residual`` adds h wherever a layer keeps the width.
-    ``hidden=()`` is the affine map alone, with which a Gaussian model is probabilistic PCA or factor analysis.
+    ``gated`` uses h ← (h W₁ + b₁) · sigmoid(h W₂ + b₂) instead (Dauphin et al. 2017); ``residual`` adds h wherever a layer
+    keeps the width. ``hidden=()`` is the affine map alone, with which a Gaussian model is probabilistic PCA.
 
     >>> import jax
     >>> network = MLP(hidden=(300, 300)).build((28, 28, 1), (20,), key=jax.random.key(0))
@@ -51,24 +45,28 @@ class MLP(Spec):
     (20,)
     """
 
-    references: ClassVar[tuple[str, ...]] = ()
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = Field(default=(300, 300))
+    hidden: tuple[PositiveInt, ...] = (300, 300)
     activation: Activation = "relu"
     gated: bool = False
     residual: bool = False
 
     @model_validator(mode="after")
     def _one_nonlinearity(self) -> Self:
-        gated_has_no_activation(self.gated, self.activation)
+        self._nonlinearity.check("MLP")
         return self
+
+    @property
+    def _nonlinearity(self) -> Nonlinearity:
+        return Nonlinearity(self.activation, self.gated)
 
     def build(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, key: PRNGKeyArray) -> Perceptron:
         """Return a network with random weights that maps one example of ``in_shape`` to ``out_shape``."""
         widths = (math.prod(in_shape), *self.hidden)
         *keys, last = jax.random.split(key, len(widths))
         units = tuple(
-            Unit.initialise(inputs, outputs, self.activation, self.gated, key=k)
+            Unit.initialise(inputs, outputs, self._nonlinearity, key=k)
             for inputs, outputs, k in zip(widths[:-1], widths[1:], keys, strict=True)
         )
-        return Perceptron(units, Linear.initialise(widths[-1], math.prod(out_shape), key=last), out_shape, self.residual)
+        output = Linear.initialise(widths[-1], math.prod(out_shape), key=last)
+        return Perceptron(units, output, tuple(out_shape), self.residual)

@@ -230,7 +230,9 @@ class Trainer:
         """Return the mean of the pending steps after ``start`` up to ``end``; skipped ones are only counted."""
         marks, started = self.marks, self.marks.step - len(self.pending)
         steps, later = self.pending[start - started : end - started], self.pending[end - started :]
-        loss, bound, reconstruction, kl, beta, rate, _ = np.mean(steps, axis=0, where=steps[:, -1:] > 0).tolist()
+        taken = steps[steps[:, -1] > 0]
+        means = taken.mean(axis=0) if len(taken) else np.full(len(StepRecord._fields), np.nan)
+        loss, bound, reconstruction, kl, beta, rate, _ = means.tolist()
         skipped = int(self.state.skipped) - int(np.sum(later[:, -1] == 0))
         evaluated = marks.validation_elbo if marks.evaluated_step == end else None
         epoch = end * self.batch / self.count
