@@ -57,7 +57,7 @@ class Runner:
 
     def __init__(self, contestant: Contestant) -> None:
         self.name = contestant.name
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
             contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
             env=contestant.whole_environment,
@@ -78,7 +78,7 @@ class Runner:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            sys.exit(f"{self.name} ended early:\n{self.errors.read()[-3000:]}")
+            sys.exit(f"{self.name} ended early, status {self.process.wait()}:\n{self.errors.read()[-3000:]}")
         return json.loads(line)
 
 
@@ -89,7 +89,7 @@ def turn() -> Iterator[None]:
     if name is None:
         yield
         return
-    with open(name, "a") as file:
+    with Path(name).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

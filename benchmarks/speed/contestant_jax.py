@@ -7,6 +7,7 @@ matrix products of a step: forward, with respect to the weights, and with respec
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +49,7 @@ def tightbound(problem: Problem) -> Callable[[], int]:
 
 def perceptron(key: jax.Array, sizes: list[int]) -> Layers:
     keys = jax.random.split(key, len(sizes) - 1)
-    limits = [(6.0 / (i + o)) ** 0.5 for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    limits = [(6.0 / (i + o)) ** 0.5 for i, o in itertools.pairwise(sizes)]
     return [
         (jax.random.uniform(k, (i, o), minval=-limit, maxval=limit), jnp.zeros(o))
         for k, i, o, limit in zip(keys, sizes[:-1], sizes[1:], limits, strict=True)

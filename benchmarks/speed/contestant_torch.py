@@ -7,6 +7,7 @@ pythae's TrainingPipeline with its defaults and the same network; a burst is one
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 def perceptron(sizes: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

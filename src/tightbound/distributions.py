@@ -5,6 +5,8 @@ Distribution objects live inside one example's function: they never cross ``vmap
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -101,7 +103,7 @@ def training_log_prob(distribution: dist.Distribution, z: Float[Array, "L"]) -> 
 class GaussianMixture(dist.Distribution):
     """Σ_k w_k N(loc_k, diag(scale_k²)) over one z, event shape (L,)."""
 
-    arg_constraints = {"log_weights": constraints.real_vector, "loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar = {"log_weights": constraints.real_vector, "loc": constraints.real, "scale": constraints.positive}
     support = constraints.real_vector
     pytree_data_fields = ("log_weights", "loc", "scale")
 
@@ -199,7 +201,7 @@ class DiscretisedLogistic(dist.Distribution):
     difference is 0. Parameters have shape (D, K), in units of levels; batch shape (D,). PixelCNN++ (Salimans et al. 2017).
     """
 
-    arg_constraints = {"log_weights": constraints.real, "loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar = {"log_weights": constraints.real, "loc": constraints.real, "scale": constraints.positive}
     pytree_data_fields = ("log_weights", "loc", "scale")
     pytree_aux_fields = ("levels",)
 
@@ -287,7 +289,7 @@ class NegativeBinomial(dist.Distribution):
     lose nats at large counts and at large r.
     """
 
-    arg_constraints = {"rate": constraints.positive, "concentration": constraints.positive}
+    arg_constraints: ClassVar = {"rate": constraints.positive, "concentration": constraints.positive}
     support = constraints.nonnegative_integer
     pytree_data_fields = ("rate", "concentration")
 

@@ -195,7 +195,7 @@ def _block(
         se = jnp.sqrt(jnp.maximum(walk.chains / ess - 1.0, 0.0) / jnp.maximum(walk.chains - 1.0, 1.0))
         return jnp.stack([value, se, ess, jnp.mean(acceptance)])
 
-    in_axes = tuple(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure, ends)) + (0,)
+    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure, ends)), 0)
     return jax.vmap(one, in_axes=in_axes, out_axes=1)(batch.x, batch.observed, batch.exposure, ends, index)
 
 

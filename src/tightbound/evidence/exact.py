@@ -93,8 +93,9 @@ def linear_gaussian(model: Model, data: RowSource) -> np.ndarray:
     for pattern in np.unique(observed, axis=0):
         rows = (observed == pattern).all(axis=1)
         part = weight[pattern]
+        seen, around, psi = x[rows][:, pattern], offset[pattern], np.diag(noise[pattern])
         joint = [
-            log_weight + _normal(x[rows][:, pattern], part @ m + offset[pattern], (part * s**2) @ part.T + np.diag(noise[pattern]))
+            log_weight + _normal(seen, part @ m + around, (part * s**2) @ part.T + psi)
             for log_weight, m, s in zip(log_weights, means, scales, strict=True)
         ]
         values[rows] = logsumexp(joint, axis=0)

@@ -116,9 +116,7 @@ class Convolutional(Spec):
     def _nonlinearity(self) -> Nonlinearity:
         return Nonlinearity(self.activation, self.gated)
 
-    def build(
-        self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, key: PRNGKeyArray
-    ) -> ImageEncoder | ImageDecoder:
+    def build(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, key: PRNGKeyArray) -> ImageEncoder | ImageDecoder:
         """Return an encoder or a decoder with random weights.
 
         Raises :class:`SpecError` when the shapes are those of neither, or the image is too small for the convolutions.
@@ -150,8 +148,10 @@ class Convolutional(Spec):
         sizes = pairwise(self.channels[::-1])
         keys = _keys(key)
         hidden = self._hidden((inputs, *self.hidden[::-1], math.prod(grid) * self.channels[-1]), keys)
-        convolutions = tuple(self._up(inner, outer, self._nonlinearity, next(keys)) for inner, outer in sizes)
-        output = self._up(self.channels[0], parameters * channels, Nonlinearity("linear"), next(keys))
+        after = self._nonlinearity
+        convolutions = tuple(_up(inner, outer, after.width(outer), after.halving, next(keys)) for inner, outer in sizes)
+        sites = parameters * channels
+        output = _up(self.channels[0], sites, sites, False, next(keys))
         return ImageDecoder(hidden, convolutions, output, self._nonlinearity, grid, tuple(out_shape))
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -174,11 +174,10 @@ class Convolutional(Spec):
         kernel = initial_weights(key, (width, TAPS * outer), fan, self._nonlinearity.halving)
         return Convolution(kernel, jnp.zeros(width))
 
-    def _up(self, inner: int, outer: int, nonlinearity: Nonlinearity, key: PRNGKeyArray) -> Convolution:
-        width = nonlinearity.width(outer)
-        fan = (REACHED * inner, TAPS * outer)
-        kernel = initial_weights(key, (inner, TAPS * width), fan, nonlinearity.halving)
-        return Convolution(kernel, jnp.zeros(width))
+
+def _up(inner: int, outer: int, width: int, halving: bool, key: PRNGKeyArray) -> Convolution:
+    fan = (REACHED * inner, TAPS * outer)
+    return Convolution(initial_weights(key, (inner, TAPS * width), fan, halving), jnp.zeros(width))
 
 
 def _problem(path: str, message: str) -> SpecError:

@@ -24,7 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-__all__ = ["convolve", "convolve_transposed", "correlate"]
+__all__ = ["TAPS", "convolve", "convolve_transposed", "correlate"]
 
 TAPS = 16
 # The patches of a block of examples should stay in the processor's cache between being written and being read.
@@ -213,7 +213,7 @@ def _batch_images(primitive: Primitive, block: Callable[[Array, Array], Array]) 
 
     def rule(arguments: Arguments, axes: Axes) -> tuple[Array, int]:
         (images, kernel), (image_axis, kernel_axis) = arguments, axes
-        if kernel_axis is None:
+        if kernel_axis is None and image_axis is not None:
             return primitive.bind(jnp.moveaxis(images, image_axis, 0), kernel), 0
 
         def plain(images: Array, kernel: Array) -> Array:

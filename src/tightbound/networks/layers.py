@@ -26,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
 }
-# Activations close to zero on half the line keep the variance of their input with twice the variance of the weights.
-HALVING = {"relu", "leaky_relu", "elu", "gelu", "silu"}
+# Activations of slope about one half at zero keep the variance of their input with twice the variance of the weights.
+HALVING = {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus"}
 
 
 class Nonlinearity(NamedTuple):

@@ -20,6 +20,7 @@ from tightbound.model import merge, trainable
 __all__ = [
     "FALSE_ALARM",
     "Grid",
+    "at_extremes",
     "check_alive",
     "check_counts",
     "check_finite",
@@ -29,7 +30,6 @@ __all__ = [
     "check_side",
     "check_total",
     "draw",
-    "extremes",
     "label",
     "moved",
     "quantile_labels",
@@ -193,11 +193,14 @@ def moved(head: Any, key: Array) -> Any:
     return merge(jax.tree.unflatten(structure, moved), rest)
 
 
-def extremes(tree: Any, size: float) -> list[Any]:
-    """Return copies of a pytree of arrays with entries all +size, all −size, and alternating."""
+def at_extremes(function: Callable[[Any], Any], tree: Any, size: float) -> Any:
+    """Call a function with a pytree whose entries are all +size, all −size, and alternating both ways; stack the results."""
     flat, rebuild = ravel_pytree(tree)
+    if not flat.size:
+        return ()
     signs = jnp.where(jnp.arange(flat.size) % 2 == 0, 1.0, -1.0)
-    return [rebuild(size * pattern) for pattern in (jnp.ones_like(flat), -jnp.ones_like(flat), signs, -signs)]
+    patterns = jnp.stack([jnp.ones_like(flat), -jnp.ones_like(flat), signs, -signs])
+    return jax.lax.map(lambda pattern: function(rebuild(size * pattern)), patterns)
 
 
 def draw(part: Callable[..., Any], given: Any, key: Array) -> Array:

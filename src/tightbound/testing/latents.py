@@ -22,13 +22,13 @@ from tightbound.priors import Encoder, PriorSpec
 from tightbound.schema import Sites
 from tightbound.testing.comparisons import (
     Grid,
+    at_extremes,
     check_alive,
     check_finite,
     check_fit,
     check_mean,
     check_shapes,
     draw,
-    extremes,
     label,
     moved,
     require,
@@ -143,7 +143,7 @@ def _examine_posterior(head: Any, h: Array, grid: Grid, draws: ArrayLike, key: A
         density = jnp.exp(jax.vmap(lambda z: head(h).log_prob(z))(points))
         return jnp.sum(weights * density * observable(points))
 
-    def at_extreme(h: Array) -> tuple[Array, Array]:
+    def scored(h: Array) -> tuple[Array, Array]:
         z = jax.lax.stop_gradient(head(h).sample(key))
         return jax.value_and_grad(lambda h: head(h).log_prob(z))(h)
 
@@ -155,7 +155,7 @@ def _examine_posterior(head: Any, h: Array, grid: Grid, draws: ArrayLike, key: A
         "integral": jax.grad(integral)(h),
         "pathwise": jax.vmap(lambda k: jax.grad(lambda h: observable(head(h).sample(k)))(h))(jax.random.split(key, 8192)),
         "gradient": jax.grad(lambda part: jnp.sum(jax.vmap(merge(part, rest)(h).log_prob)(draws)))(trained),
-        "extreme": [at_extreme(extreme_h) for extreme_h in extremes(h, extreme)],
+        "extreme": at_extremes(scored, h, extreme),
     }
     return report if divergence is None else {**report, "kl": jnp.sum(divergence)}
 
@@ -180,5 +180,5 @@ def _examine_prior(head: Any, encoder: Encoder, grid: Grid, draws: ArrayLike, ex
         "exact": found,
         "fast": with_gradients(training_log_prob),
         "gradient": found[1][0],
-        "extreme": [with_gradients(training_log_prob, part) for part in extremes(trained, extreme)],
+        "extreme": at_extremes(partial(with_gradients, training_log_prob), trained, extreme),
     }

@@ -19,13 +19,13 @@ from tightbound.schema import Sites, Statistics
 from tightbound.testing.comparisons import (
     FALSE_ALARM,
     Grid,
+    at_extremes,
     check_alive,
     check_counts,
     check_finite,
     check_shapes,
     check_total,
     draw,
-    extremes,
     label,
     moved,
     quantile_labels,
@@ -176,4 +176,4 @@ def _likelihood_extremes(head: Any, x: Array, exposure: Array | None, extreme: f
         part, h = both
         return jnp.sum(merge(part, rest)(h, exposure).log_prob(x))
 
-    return [jax.value_and_grad(score)(both) for both in extremes((trained, jnp.zeros(head.parameter_shape)), extreme)]
+    return at_extremes(jax.value_and_grad(score), (trained, jnp.zeros(head.parameter_shape)), extreme)

@@ -266,10 +266,16 @@ class Trainer:
         if len(rows) == 0:
             cause = "every row's loss is finite but the gradient is not: lower the learning rate or `clip`"
         elif len(rows) > len(parts) / 2:
-            cause = f"most rows of the batch (such as {named}) have no finite loss: the weights have run away; lower the learning rate"
+            cause = (
+                f"most rows of the batch (such as {named}) have no finite loss: the weights have run away; "
+                "lower the learning rate"
+            )
         else:
             term = "reconstruction" if bad[:, 0].any() else "KL"
-            cause = f"the {term} is not finite for training rows {named}: look for extreme values in them, and scale or remove them"
+            cause = (
+                f"the {term} is not finite for training rows {named}: look for extreme values in them, "
+                "and scale or remove them"
+            )
         return f"{GIVE_UP_AFTER} steps in a row, up to step {step}, had no finite gradient and were skipped; {cause}"
 
 
