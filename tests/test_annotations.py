@@ -14,7 +14,11 @@ MODULES = (
 )  # fmt: skip
 PROGRAM = f"""
 from jaxtyping import install_import_hook
-with install_import_hook({[f"tightbound.{name}" for name in MODULES]!r}, "beartype.beartype"):
+import importlib
+names = {[f"tightbound.{name}" for name in MODULES]!r}
+with install_import_hook(names, "beartype.beartype"):
+    for name in names:  # the package itself imports nothing until it is asked
+        importlib.import_module(name)
     import tightbound
 from parts import Choice, train_two_steps
 for names in (

@@ -124,9 +124,7 @@ def test_nothing_pickles_or_evaluates_text() -> None:
 def test_public_modules_say_what_they_are_and_what_they_offer() -> None:
     for module, tree in TREES.items():
         assert ast.get_docstring(tree), f"{module} has no docstring"
-        assigned = {
-            ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
-        }
+        assigned = {ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
         only_a_docstring = len(tree.body) == 1
         assert "__all__" in assigned or only_a_docstring or module == "__main__", f"{module} has no __all__"
 

@@ -33,9 +33,7 @@ def save(path: Path, pixels: np.ndarray = GREY, mode: str | None = None, **optio
 def png(width: int, height: int, body: bytes) -> bytes:
     """A PNG file whose header claims a size, whatever the body holds."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", body), (b"IEND", b""))
-    parts = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
+    parts = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 

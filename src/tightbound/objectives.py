@@ -125,9 +125,7 @@ class ELBO(ObjectiveSpec):
 
     def build(self) -> Objective:
         """Return the objective as a function."""
-        return _ELBO(
-            jnp.float32(self.beta), jnp.float32(self.warmup), jnp.float32(self.free_bits), self.gradient == "stl"
-        )
+        return _ELBO(jnp.float32(self.beta), jnp.float32(self.warmup), jnp.float32(self.free_bits), self.gradient == "stl")
 
 
 class _ELBO(Objective):

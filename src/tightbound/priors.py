@@ -77,9 +77,7 @@ class TrainedMixture(Spec):
     floor: float = Field(default=1e-2, gt=0)
     references: ClassVar[tuple[str, ...]] = ("dilokthanakul2016deep",)
 
-    def build(
-        self, latent: int, sites: Sites | None = None, statistics: Statistics | None = None, *, key: Array
-    ) -> PriorHead:
+    def build(self, latent: int, sites: Sites | None = None, statistics: Statistics | None = None, *, key: Array) -> PriorHead:
         """Return the head for L = ``latent``, its means drawn from N(0, I) so that no two components start alike."""
         shape = (self.components, latent)
         return _TrainedMixture(jnp.zeros(self.components), jax.random.normal(key, shape), jnp.zeros(shape), self.floor)

@@ -121,9 +121,7 @@ class Sites(Spec):
         """Raise :class:`SupportError`, naming columns and values, when a row has a value that these sites cannot take."""
         rows = np.asarray(x).reshape(len(x), -1)
         if rows.shape[1] != self.count:
-            raise SupportError(
-                f"the rows have {rows.shape[1]} sites, expected {self.count} ({'×'.join(map(str, self.shape))})"
-            )
+            raise SupportError(f"the rows have {rows.shape[1]} sites, expected {self.count} ({'×'.join(map(str, self.shape))})")
         bad = ~self._admissible(rows)
         if observed is not None:
             bad &= np.asarray(observed).reshape(rows.shape)

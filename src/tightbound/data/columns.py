@@ -83,15 +83,11 @@ def _example_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
             "number, x.reshape(1, -1) one example"
         )
     if not 2 <= len(shape) <= 4:
-        raise DataError(
-            f"x has {len(shape)} dimensions, expected (n, D), (n, height, width) or (n, height, width, channels)"
-        )
+        raise DataError(f"x has {len(shape)} dimensions, expected (n, D), (n, height, width) or (n, height, width, channels)")
     if 0 in shape:
         raise DataError(f"x has shape {shape}, which is empty; expected at least one row and one column")
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] > 4:
-        raise DataError(
-            f"x has shape {shape}, which looks like channels first; expected channels last: np.moveaxis(x, 1, -1)"
-        )
+        raise DataError(f"x has shape {shape}, which looks like channels first; expected channels last: np.moveaxis(x, 1, -1)")
     return (*shape[1:], 1) if len(shape) == 3 else tuple(shape[1:])
 
 
@@ -100,8 +96,7 @@ def regrid(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
     full = (*wanted, 1) if len(wanted) == 2 else tuple(wanted)
     if len(full) not in (1, 3) or min(full) < 1 or math.prod(full) != math.prod(shape):
         raise DataError(
-            f"shape={tuple(wanted)} does not fit examples of {math.prod(shape)} values, "
-            "expected (height, width, channels)"
+            f"shape={tuple(wanted)} does not fit examples of {math.prod(shape)} values, expected (height, width, channels)"
         )
     return full
 
@@ -133,9 +128,7 @@ def observed_cells(rows: Rows, seen: np.ndarray | None) -> np.ndarray:
 def _same_cells(observed: Any, cells: np.ndarray) -> np.ndarray:
     seen = np.array(observed)
     if seen.dtype != bool or len(seen) != len(cells) or seen.size != cells.size:
-        raise DataError(
-            f"observed has shape {seen.shape} and type {seen.dtype}, expected true or false for every cell of x"
-        )
+        raise DataError(f"observed has shape {seen.shape} and type {seen.dtype}, expected true or false for every cell of x")
     return seen.reshape(cells.shape)
 
 

@@ -82,9 +82,7 @@ def unique_names(names: Any, count: int) -> tuple[str, ...]:
     return words
 
 
-def compact(
-    x: np.ndarray, sites: Sites, observed: np.ndarray | None, names: tuple[str, ...], binarise: bool
-) -> np.ndarray:
+def compact(x: np.ndarray, sites: Sites, observed: np.ndarray | None, names: tuple[str, ...], binarise: bool) -> np.ndarray:
     """Return x in the smallest type that holds every value of the sites; refuse values that they cannot take."""
     if binarise and sites.kind != "binary":
         raise DataError(f"binarise needs binary sites, got {sites.describe()}; use with_binarisation")

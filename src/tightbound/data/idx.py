@@ -40,9 +40,7 @@ def read_idx(path: Path) -> Raw:
         return Raw(x)
     labels = _read(beside)
     if labels.shape != (len(x),):
-        raise DataError(
-            f"'{beside}' has shape {labels.shape}, expected ({len(x)},): a label per image of '{path.name}'"
-        )
+        raise DataError(f"'{beside}' has shape {labels.shape}, expected ({len(x)},): a label per image of '{path.name}'")
     return Raw(x, labels)
 
 

@@ -46,9 +46,7 @@ def _image_files(path: Path) -> tuple[list[Path], int]:
         hint = f"did you mean '{min(deeper)}'?" if deeper else f"expected {', '.join(sorted(IMAGE_SUFFIXES))}"
         raise DataError(f"'{path}' and its sub-folders hold no images; {hint}")
     if len({len(file.parts) for file in files}) > 1:
-        raise DataError(
-            f"'{path}' holds images beside sub-folders of images; put every image into a sub-folder, or none"
-        )
+        raise DataError(f"'{path}' holds images beside sub-folders of images; put every image into a sub-folder, or none")
     return sorted(files, key=lambda file: file.parts), sum(map(len, names.values())) - len(files)
 
 

@@ -121,9 +121,7 @@ def _columns(header: list[str], width: int, label: str | None, path: Path) -> _C
         return _Columns(width, names, names.index(label))
     if re.fullmatch(r"-?\d+", label) and -width <= int(label) < width:
         return _Columns(width, names, int(label) % width)
-    known = (
-        f"its columns are {', '.join(map(repr, names[:20]))}" if names else f"it has columns 0…{width - 1}, no names"
-    )
+    known = f"its columns are {', '.join(map(repr, names[:20]))}" if names else f"it has columns 0…{width - 1}, no names"
     raise DataError(f"'{path}' has no column '{label}' for labels; {known}")
 
 
@@ -142,9 +140,7 @@ def _numbers(
     text: dict[int, tuple[int, str]] = {}
     for number, cells in lines:
         if len(cells) != columns.width:
-            raise DataError(
-                f"'{path}', line {number}: {len(cells)} cells, expected {columns.width} as in the first line"
-            )
+            raise DataError(f"'{path}', line {number}: {len(cells)} cells, expected {columns.width} as in the first line")
         if columns.label is not None:
             labels.append(cells.pop(columns.label).strip())
         try:
@@ -171,8 +167,7 @@ def _number(cell: str, text: dict[int, tuple[int, str]], column: int, line: int)
 
 def _text_found(path: Path, text: dict[int, tuple[int, str]], names: tuple[str, ...]) -> str:
     found = [
-        f"column {repr(names[j]) if names else j} (line {line}: {cell[:40]!r})"
-        for j, (line, cell) in sorted(text.items())
+        f"column {repr(names[j]) if names else j} (line {line}: {cell[:40]!r})" for j, (line, cell) in sorted(text.items())
     ]
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     if any(_DECIMAL_COMMA.fullmatch(cell) for _, cell in text.values()):

@@ -217,9 +217,7 @@ class _Path(NamedTuple):
         def log_density(z: Array) -> Array:
             return (1.0 - beta) * self.log_start(z) + beta * self.log_end(z)
 
-        state, info = hmc.build_kernel()(
-            key, hmc.init(z, log_density), log_density, step_size, self.variances, self.leapfrog
-        )
+        state, info = hmc.build_kernel()(key, hmc.init(z, log_density), log_density, step_size, self.variances, self.leapfrog)
         return state.position, info.acceptance_rate
 
 

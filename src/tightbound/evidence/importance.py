@@ -83,9 +83,7 @@ def importance(
 
 
 @eqx.filter_jit
-def _block(
-    model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array
-) -> Float[Array, "4 R"]:
+def _block(model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array) -> Float[Array, "4 R"]:
     batch = rows.batch(index, key)
     prior = model.prior()
 

@@ -273,8 +273,7 @@ class Trainer:
         else:
             term = "reconstruction" if bad[:, 0].any() else "KL"
             cause = (
-                f"the {term} is not finite for training rows {named}: look for extreme values in them, "
-                "and scale or remove them"
+                f"the {term} is not finite for training rows {named}: look for extreme values in them, and scale or remove them"
             )
         return f"{GIVE_UP_AFTER} steps in a row, up to step {step}, had no finite gradient and were skipped; {cause}"
 

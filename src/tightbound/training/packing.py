@@ -44,8 +44,7 @@ class Packing:
         """Join the arrays of a pytree."""
         leaves = jax.tree.leaves(tree)
         joined = {
-            name: jnp.concatenate([leaves[index].reshape(-1) for index in members])
-            for name, members in self.groups.items()
+            name: jnp.concatenate([leaves[index].reshape(-1) for index in members]) for name, members in self.groups.items()
         }
         if "matrices" in joined:
             joined["matrices"] = joined["matrices"][None]
