@@ -28,7 +28,7 @@ __all__ = ["TAPS", "convolve", "convolve_transposed", "correlate"]
 
 TAPS = 16
 # The patches of a block of examples should stay in the processor's cache between being written and being read.
-BLOCK_BYTES = 2_000_000
+BLOCK_BYTES = 2**22
 
 
 def convolve(
