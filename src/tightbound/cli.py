@@ -594,7 +594,10 @@ def _quantity(estimate: dict[str, Any], unit: str) -> str:
     bits = estimate.get("bits_per_dimension")
     error = "?" if estimate["se"] is None else f"{estimate['se']:.2f}"
     value = "not finite" if estimate["value"] is None else f"{estimate['value']:.2f}"
-    return f"{value} ± {error} {unit}" + (f" ({bits[0]:.3f} bits per dimension)" if bits and bits[0] is not None else "")
+    if not bits or bits[0] is None:
+        return f"{value} ± {error} {unit}"
+    spread = "unknown" if bits[1] is None else f"{bits[1]:.3f}"
+    return f"{value} ± {error} {unit} ({bits[0]:.3f} ± {spread} bits per dimension)"
 
 
 def _latest(progress: Any) -> str:
