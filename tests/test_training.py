@@ -1,0 +1,142 @@
+"""Training: the order of rows, the weight of each, resuming, skipping, stopping, and what a run reports."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tightbound as tb
+from tightbound.errors import DataError, FormatError, TrainingError
+from tightbound.model import Model, to_arrays
+from tightbound.training import loop
+from tightbound.training.loop import Trainer, epoch_order, stream
+from tightbound.training.packing import Packing
+
+SMALL = tb.MLP(hidden=(4,), activation="tanh")
+SITES = tb.Sites(kind="real", shape=(3,))
+
+
+def rows(count: int, seed: int = 0) -> tb.Dataset:
+    return tb.Dataset(np.random.default_rng(seed).normal(size=(count, 3)), SITES)
+
+
+def model_for(data: tb.Dataset) -> Model:
+    spec = tb.VAE(sites=SITES, latent=2, encoder=SMALL, decoder=SMALL, likelihood=tb.Gaussian())
+    return spec.build(jax.random.key(0), data.statistics())
+
+
+def weights(model: Model) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in to_arrays(model).items()}
+
+
+def last(data: tb.Dataset, plan: tb.Plan, **arguments: object) -> loop.Progress:
+    *_, progress = tb.train(model_for(data), tb.ELBO(), data, plan, **arguments)
+    return progress
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 60), st.integers(1, 30))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_stream_is_the_epoch_orders_one_after_another(count: int, batch: int, step: int, steps: int) -> None:
+    whole = np.concatenate([epoch_order(7, epoch, count) for epoch in range((step + steps) * batch // count + 1)])
+    expected = whole[step * batch : (step + steps) * batch].reshape(steps, batch)
+    np.testing.assert_array_equal(stream(7, count, batch, step, steps), expected)
+
+
+def test_every_row_comes_once_an_epoch() -> None:
+    used = stream(3, 10, 4, 0, 5)
+    np.testing.assert_array_equal(np.sort(used.ravel()[:10]), np.arange(10))
+    np.testing.assert_array_equal(np.sort(used.ravel()[10:]), np.arange(10))
+
+
+@given(st.lists(st.lists(st.integers(1, 5), max_size=3), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_packing_gives_back_what_it_was_given(shapes: list[list[int]]) -> None:
+    tree = [jnp.arange(np.prod(shape, dtype=int), dtype=jnp.float32).reshape(shape) + 100 * i for i, shape in enumerate(shapes)]
+    packing = Packing(tree)
+    for given_array, returned in zip(tree, packing.unpack(packing.pack(tree)), strict=True):
+        np.testing.assert_array_equal(given_array, returned)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 63, 65])
+def test_any_number_of_rows_trains(count: int) -> None:
+    progress = last(rows(count), tb.Plan(epochs=2, batch_size=64))
+    assert progress.step == 2 * -(-count // 64) if count <= 64 else progress.step == 3
+    assert np.isfinite(progress.latest.loss) and progress.latest.skipped == 0
+
+
+def test_rows_beyond_the_data_have_no_influence() -> None:
+    """Five rows in a batch of 64 train exactly as five rows in a batch of five: padding weighs nothing."""
+    data = rows(5)
+    wide, narrow = (weights(last(data, tb.Plan(steps=4, batch_size=size)).model) for size in (64, 5))
+    for name in wide:
+        a, b = (np.frombuffer(side[name], np.float32) for side in (wide, narrow))
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
+
+
+def test_same_seed_same_bytes_and_another_seed_others() -> None:
+    data = rows(70)
+    first, second, third = (weights(last(data, tb.Plan(steps=6, batch_size=32, seed=seed)).model) for seed in (1, 1, 2))
+    assert first == second != third
+
+
+def test_neither_calls_nor_a_resume_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, evaluate_every=7)
+    whole = last(data, plan, validation=held)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)  # one step a call
+    trainer = Trainer(model_for(data), tb.ELBO(), data, plan, held)
+    for progress in trainer.run():
+        if progress.step == 20:
+            saved = trainer.checkpoint()
+            break
+    rest = last(data, plan, validation=held, resume=saved)
+    assert weights(rest.model) == weights(whole.model)
+    assert rest.best_step == whole.best_step and rest.validation_elbo == whole.validation_elbo
+
+
+def test_a_checkpoint_of_another_run_is_refused() -> None:
+    data = rows(10)
+    trainer = Trainer(model_for(data), tb.ELBO(), data, tb.Plan(steps=2))
+    with pytest.raises(FormatError, match="is missing"):
+        trainer.restore({})
+
+
+def test_data_of_other_sites_is_refused() -> None:
+    with pytest.raises(DataError, match=r"4 sites.*3 sites"):
+        other = tb.Dataset(np.zeros((2, 4)), tb.Sites(kind="real", shape=(4,)))
+        tb.train(model_for(rows(5)), tb.ELBO(), other)
+
+
+def test_steps_without_a_finite_gradient_are_counted_and_then_end_the_run_with_the_rows_named() -> None:
+    data = tb.Dataset(np.where(np.arange(30)[:, None] == 4, 3e38, rows(30).x), SITES)
+    spec = tb.VAE(sites=SITES, latent=2, encoder=SMALL, decoder=SMALL, likelihood=tb.Gaussian())
+    model = spec.build(jax.random.key(0), rows(30).statistics())
+    with pytest.raises(TrainingError, match=r"5 steps in a row.*reconstruction is not finite for training rows 4:"):
+        list(tb.train(model, tb.ELBO(), data, tb.Plan(steps=20, batch_size=30)))
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    data, held = rows(40), rows(40, 1)
+    plan = tb.Plan(steps=4000, batch_size=40, learning_rate=0.05, evaluate_every=20, patience=3, average=0.0)
+    trail = []
+    for progress in tb.train(model_for(data), tb.ELBO(), data, plan, validation=held):
+        trail += [(record.validation_elbo, record.step) for record in progress.records if record.validation_elbo is not None]
+    best, step = max(trail, key=lambda pair: pair[0])
+    assert progress.step < 4000 and progress.best_step == step
+    assert [elbo for elbo, _ in trail[-3:]] == [elbo for elbo, _ in trail[-3:] if elbo <= best]
+
+
+def test_the_warm_up_counts_steps_of_this_run_and_the_record_says_the_weight_used() -> None:
+    data = rows(10)
+    seen = []
+    for progress in tb.train(model_for(data), tb.ELBO(beta=2.0, warmup=8), data, tb.Plan(steps=12)):
+        seen += [record.beta for record in progress.records]
+    np.testing.assert_allclose(seen, [2.0 * min(1.0, step / 8) for step in range(12)], rtol=1e-6)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = tb.Plan(steps=100, warmup=0.1, learning_rate=0.5, final=0.1).rates(10)
+    values = np.array([float(rates.learning_rate(step)) for step in range(101)])
+    assert values[0] == pytest.approx(0.05) and values.max() == pytest.approx(0.5) and values[-1] == pytest.approx(0.05)
+    assert np.all(np.diff(values[:10]) > 0) and np.all(np.diff(values[11:]) < 0)
