@@ -95,7 +95,7 @@ def main() -> int:
     given.out.write_text(
         f"# Combinations\n\n{trained} of {len(outcomes)} combinations ({len(groups)} models × {len(OBJECTIVES)} objectives) "
         f"trained for two steps: every number finite, every trained array moved. {len(refused)} choices that do not go "
-        f"together are refused before anything runs. jax {jax.__version__}, {minutes:.0f} minutes.\n\n"
+        f"together are refused before anything runs. jax {jax.__version__}, {minutes:.0f} min.\n\n"
         "Written by `python benchmarks/combinations.py`.\n\n## Trained\n\n"
         + table(("posterior", "prior", "likelihood", "data", *OBJECTIVES), rows)
         + "\n\n## Refused\n\n"

@@ -127,6 +127,8 @@ class GaussianMixture(dist.Distribution):
 
         The gradient of log Σ_k w_k N_k is Σ_k r_k ∇ log(w_k N_k) with the responsibilities r held fixed; expanding the
         square turns it into products with (z², z), whose value may cancel badly for small scales but is not used.
+        The gradient of a scale s cancels too: in single precision it is good to 5e-4 at s = 0.03, 3e-3 at 0.01 and a third
+        at 0.001 (for |z| about 1.5); those of weights, means and z are good to 1e-4 throughout.
         """
         joint = self._joint(z)
         responsibilities = jax.lax.stop_gradient(jax.nn.softmax(joint))
