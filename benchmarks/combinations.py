@@ -1,10 +1,12 @@
 """Train every combination of posterior, prior, likelihood, data and objective for two steps, and write down what happened.
 
 Run as ``python benchmarks/combinations.py``; it takes about an hour on one core, since each combination is compiled. The
-log is benchmarks/results/combinations.md. With ``--sample 20`` only so many models, drawn at random, are tried.
+log is benchmarks/results/combinations.md. With ``--sample 20`` only so many models, drawn at random, are tried. Outcomes
+are kept as they come in the file named by ``--progress``: a run that was interrupted goes on where it stopped.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -47,6 +49,12 @@ def models(sample: int | None) -> list[tuple[Choice, ...]]:
     return [groups[i] for i in np.random.default_rng(0).permutation(len(groups))[:sample]]
 
 
+def earlier(progress: Path) -> dict[Choice, str]:
+    """Return the outcomes of an interrupted run."""
+    lines = progress.read_text(encoding="utf-8").splitlines() if progress.exists() else []
+    return {Choice(*names): result for *names, result in map(json.loads, lines)}
+
+
 def refusals() -> Iterator[tuple[str, str]]:
     """Yield what does not go together, with the words that say so."""
     kinds = ("binary", "levels", "category", "count", "real")
@@ -78,24 +86,37 @@ def main() -> int:
     """Run the grid and write the log; the exit code says whether every combination trained."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--sample", type=int, help="try so many models only")
+    options.add_argument("--progress", type=Path, default=Path("combinations.jsonl"), help="outcomes so far")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "combinations.md")
     given = options.parse_args()
-    groups, started, rows = models(given.sample), time.monotonic(), []
-    outcomes: list[str] = []
+    groups, done = models(given.sample), earlier(given.progress)
     for number, group in enumerate(groups, 1):
-        results = {choice.objective: outcome(choice) for choice in group}
-        outcomes += results.values()
-        first = group[0]
-        rows.append((first.posterior, first.prior, first.likelihood, first.data, *(results[name] for name in OBJECTIVES)))
-        print(f"{number}/{len(groups)} models, {outcomes.count(TRAINED)}/{len(outcomes)} trained", flush=True)
-        jax.clear_caches()  # hundreds of programs would fill the memory
+        missing = [choice for choice in group if choice not in done]
+        started = time.process_time()
+        done |= {choice: outcome(choice) for choice in missing}
+        with given.progress.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps([*choice, done[choice]]) + "\n" for choice in missing)
+        print(f"{number}/{len(groups)} models, {time.process_time() - started:.0f} s", flush=True)
+        if number % 10 == 0:
+            jax.clear_caches()  # hundreds of programs would fill the memory
+    outcomes = [done[choice] for group in groups for choice in group]
+    rows = [
+        (
+            first.posterior,
+            first.prior,
+            first.likelihood,
+            first.data,
+            *(done[first._replace(objective=name)] for name in OBJECTIVES),
+        )
+        for first, *_ in groups
+    ]
     refused = [row for row in refusals() if row[1]]
-    trained, minutes = outcomes.count(TRAINED), (time.monotonic() - started) / 60
+    trained = outcomes.count(TRAINED)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(
         f"# Combinations\n\n{trained} of {len(outcomes)} combinations ({len(groups)} models × {len(OBJECTIVES)} objectives) "
         f"trained for two steps: every number finite, every trained array moved. {len(refused)} choices that do not go "
-        f"together are refused before anything runs. jax {jax.__version__}, {minutes:.0f} min.\n\n"
+        f"together are refused before anything runs. jax {jax.__version__}.\n\n"
         "Written by `python benchmarks/combinations.py`.\n\n## Trained\n\n"
         + table(("posterior", "prior", "likelihood", "data", *OBJECTIVES), rows)
         + "\n\n## Refused\n\n"
