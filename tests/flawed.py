@@ -68,7 +68,10 @@ class prior(PriorHead):
 
     def __call__(self, encoder: Encoder) -> dist.Distribution:
         scale = positive(self.raw, 1e-3)
-        scale = jax.lax.stop_gradient(scale) if self.flaw == "frozen" else scale
+        if self.flaw == "frozen":
+            scale = jax.lax.stop_gradient(scale)
+        if self.flaw == "half frozen":
+            scale = jnp.where(jnp.arange(scale.size) == 0, jax.lax.stop_gradient(scale), scale)
         return FlawedGaussian(jnp.zeros_like(scale), scale, self.flaw)
 
 
@@ -112,7 +115,9 @@ class likelihood(LikelihoodHead):
         loc, raw = h.reshape(2, -1)
         if self.flaw == "sites that see each other":
             loc = loc - jnp.mean(loc)
-        scale = jnp.exp(jnp.clip(raw, -1.0, 1.0)) if self.flaw == "clamp" else positive(raw, 1e-3)
+        if self.flaw == "frozen mean":
+            loc = jax.lax.stop_gradient(loc)
+        scale = positive(raw, 1e-3)
         scale = jnp.exp(raw) if self.flaw == "unbounded scale" else scale
         p = FlawedNormal(loc, scale, validate_args=False)
         p.flaw = self.flaw

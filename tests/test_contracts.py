@@ -44,6 +44,8 @@ FLAWS = [
     ("prior", "missing constant", "has mass"),
     ("prior", "another training form", "training_log_prob differs from log_prob"),
     ("prior", "frozen", "no gradient reaches .raw"),
+    ("prior", "half frozen", "is not the derivative"),
+    ("likelihood", "frozen mean", "is not the derivative"),
     ("likelihood", "squared error", "has mass"),
     ("likelihood", "mean over sites", "has mass"),
     ("likelihood", "mean is NaN", "Model.decode gives"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from tightbound.model import merge, trainable
 __all__ = [
     "FALSE_ALARM",
     "Grid",
+    "Slopes",
     "at_extremes",
     "check_alive",
     "check_counts",
@@ -28,6 +29,7 @@ __all__ = [
     "check_mean",
     "check_shapes",
     "check_side",
+    "check_slopes",
     "check_total",
     "draw",
     "label",
@@ -35,12 +37,14 @@ __all__ = [
     "quantile_labels",
     "require",
     "same_bits",
+    "slopes",
 ]
 
 FALSE_ALARM = 1e-6
 _SIGMAS = NormalDist().inv_cdf(1 - FALSE_ALARM / 2)
 _DRAWS = 20_000
 _BINS = 12
+_STEP = 0.02
 
 
 def require(condition: bool | np.bool_, message: str) -> None:
@@ -201,6 +205,40 @@ def at_extremes(function: Callable[[Any], Any], tree: Any, size: float) -> Any:
     signs = jnp.where(jnp.arange(flat.size) % 2 == 0, 1.0, -1.0)
     patterns = jnp.stack([jnp.ones_like(flat), -jnp.ones_like(flat), signs, -signs])
     return jax.lax.map(lambda pattern: function(rebuild(size * pattern)), patterns)
+
+
+class Slopes(NamedTuple):
+    """A value, its slopes along some directions by automatic differentiation, and those measured by differences."""
+
+    value: Array
+    predicted: Array
+    measured: Array
+
+
+def slopes(function: Callable[[Any], Array], tree: Any, key: Array) -> Slopes:
+    """Return the slopes of a function of a pytree along eight random directions of length 1."""
+    flat, rebuild = ravel_pytree(tree)
+    if not flat.size:
+        return Slopes(jnp.zeros(()), jnp.zeros(8), jnp.zeros(8))
+    value, gradient = jax.value_and_grad(lambda x: function(rebuild(x)))(flat)
+    directions = jax.random.rademacher(key, (8, flat.size), jnp.float32) / jnp.sqrt(flat.size)
+
+    def measured(direction: Array) -> Array:
+        step = _STEP * direction
+        return (function(rebuild(flat + step)) - function(rebuild(flat - step))) / (2 * _STEP)
+
+    return Slopes(value, directions @ gradient, jax.lax.map(measured, directions))
+
+
+def check_slopes(name: str, found: Slopes) -> None:
+    """Check that a gradient is the derivative, within a twentieth of its size and the rounding of the differences."""
+    predicted, measured = np.asarray(found.predicted), np.asarray(found.measured)
+    allowed = 0.05 * np.sqrt(np.mean(measured**2)) + 1e-3 * max(1.0, abs(float(found.value)) / 10)
+    require(
+        np.max(np.abs(predicted - measured)) <= allowed,
+        f"{name}: the gradient of the log-density is not the derivative: slopes {predicted}, measured {measured}; "
+        "look for a stop_gradient or a clamp",
+    )
 
 
 def draw(part: Callable[..., Any], given: Any, key: Array) -> Array:

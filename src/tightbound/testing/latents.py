@@ -28,10 +28,12 @@ from tightbound.testing.comparisons import (
     check_fit,
     check_mean,
     check_shapes,
+    check_slopes,
     draw,
     label,
     moved,
     require,
+    slopes,
 )
 from tightbound.testing.examples import example_statistics
 
@@ -46,7 +48,7 @@ def check_posterior(spec: PosteriorSpec, *, latent: int = 2, extreme: float = 1e
     - one draw has shape (L,) and one log-density shape ();
     - exp(log_prob) integrates to 1, and the draws fit it (chi-square);
     - draws are reparameterised: the pathwise gradient of an expectation is that of the integral, for every entry of h;
-    - every trained array of the head gets a gradient;
+    - every trained array of the head gets a gradient, and the gradient of log_prob is its derivative;
     - the closed-form KL to N(0, I), where there is one, is the integral of q (log q − log p), and not negative;
     - parameters of ±``extreme`` give finite log-densities and gradients.
 
@@ -63,6 +65,7 @@ def check_posterior(spec: PosteriorSpec, *, latent: int = 2, extreme: float = 1e
     check_fit(name, grid, np.exp(report["log_q"]), draws)
     check_mean(f"{name}: pathwise gradient", report["pathwise"], report["integral"])
     check_alive(name, report["gradient"])
+    check_slopes(name, report["slopes"])
     check_finite(f"{name} at parameters of ±{extreme:g}", report["extreme"])
     if "kl" in report:
         log_p = -0.5 * np.sum(grid.points**2, axis=1) - latent * 0.5 * np.log(2 * np.pi)
@@ -89,7 +92,8 @@ def check_prior(
     - one draw has shape (L,) and one log-density shape ();
     - exp(log_prob) integrates to 1, and the draws fit it (chi-square);
     - the form that training uses has the value and the gradients of log_prob;
-    - every trained array of the prior gets a gradient;
+    - every trained array of the prior gets a gradient, and the gradient of log_prob is its derivative, also in the
+      arrays of an encoder that is borrowed;
     - trained arrays of ±``extreme`` give finite log-densities and gradients.
 
     False-alarm rate: 1e-6 for each comparison. Raises :class:`SpecError` when ``latent`` is neither 1 nor 2.
@@ -100,7 +104,7 @@ def check_prior(
     vae = VAE(
         sites=sites,
         latent=latent,
-        encoder=MLP(hidden=(5,)),
+        encoder=MLP(hidden=(5,), activation="tanh"),  # smooth: a kink would spoil measured slopes
         decoder=MLP(hidden=()),
         posterior=posterior or DiagonalGaussian(),
         prior=spec,
@@ -123,6 +127,7 @@ def check_prior(
             f"{name}: training_log_prob differs from log_prob, in value or gradient, by {np.max(np.abs(exact - fast)):.3g}",
         )
     check_alive(name, report["gradient"])
+    check_slopes(name, report["slopes"])
     check_finite(f"{name} with trained arrays of ±{extreme:g}", report["extreme"])
 
 
@@ -148,13 +153,19 @@ def _examine_posterior(head: Any, h: Array, grid: Grid, draws: ArrayLike, key: A
         return jax.value_and_grad(lambda h: head(h).log_prob(z))(h)
 
     trained, rest = trainable(head)
+
+    def mean_log_density(both: tuple[Any, Array]) -> Array:
+        part, h = both
+        return jnp.mean(jax.vmap(merge(part, rest)(h).log_prob)(draws))
+
     standard = diagonal_gaussian(jnp.zeros(points.shape[1]), jnp.ones(points.shape[1]))
     divergence = kl(head(h), standard)
     report = {
         "log_q": jax.vmap(head(h).log_prob)(points),
         "integral": jax.grad(integral)(h),
         "pathwise": jax.vmap(lambda k: jax.grad(lambda h: observable(head(h).sample(k)))(h))(jax.random.split(key, 8192)),
-        "gradient": jax.grad(lambda part: jnp.sum(jax.vmap(merge(part, rest)(h).log_prob)(draws)))(trained),
+        "gradient": jax.grad(mean_log_density)((trained, h))[0],
+        "slopes": slopes(mean_log_density, (trained, h), key),
         "extreme": at_extremes(scored, h, extreme),
     }
     return report if divergence is None else {**report, "kl": jnp.sum(divergence)}
@@ -163,6 +174,11 @@ def _examine_posterior(head: Any, h: Array, grid: Grid, draws: ArrayLike, key: A
 @eqx.filter_jit
 def _examine_prior(head: Any, encoder: Encoder, grid: Grid, draws: ArrayLike, extreme: float) -> dict[str, Any]:
     trained, rest = trainable(head)
+    borrowed, kept = trainable(encoder)
+
+    def mean_log_density(both: tuple[Any, Any]) -> Array:
+        prior = merge(both[0], rest)(merge(both[1], kept))
+        return jnp.mean(jax.vmap(prior.log_prob)(draws))
 
     def total(form: Callable[..., Array], part: Any, z: Array) -> Array:
         prior = merge(part, rest)(encoder)
@@ -180,5 +196,6 @@ def _examine_prior(head: Any, encoder: Encoder, grid: Grid, draws: ArrayLike, ex
         "exact": found,
         "fast": with_gradients(training_log_prob),
         "gradient": found[1][0],
+        "slopes": slopes(mean_log_density, (trained, borrowed), jax.random.key(1)),
         "extreme": at_extremes(partial(with_gradients, training_log_prob), trained, extreme),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,13 @@ from tightbound.schema import Sites, Statistics
 from tightbound.testing.comparisons import (
     FALSE_ALARM,
     Grid,
+    Slopes,
     at_extremes,
     check_alive,
     check_counts,
     check_finite,
     check_shapes,
+    check_slopes,
     check_total,
     draw,
     label,
@@ -31,6 +34,7 @@ from tightbound.testing.comparisons import (
     quantile_labels,
     require,
     same_bits,
+    slopes,
 )
 from tightbound.testing.examples import example_statistics
 
@@ -53,7 +57,7 @@ def check_likelihood(
     - with an exposure, twice the exposure gives twice the mean;
     - masked sites have no influence on log p(x|z), on q(z|x) or on any gradient, bit for bit, whatever their cells
       hold (NaN, ±inf, ±1e30), and the decoder's numbers for them get a gradient of exactly 0;
-    - every trained array of the head and every number from the decoder gets a gradient;
+    - every trained array of the head and the numbers from the decoder get a gradient, which is the derivative;
     - decoder outputs and trained arrays of ±``extreme`` give finite log-densities and gradients.
 
     False-alarm rate: 1e-6 for each comparison, shared among the sites.
@@ -75,7 +79,9 @@ def check_likelihood(
     _check_sites(name, model, z, exposure, draws)
     _check_masked(name, model, z, exposure, draws[:2].astype(np.float32))
     x = jnp.asarray(draws[0], jnp.float32)
-    check_alive(name, _likelihood_gradient(model.likelihood_head, model.decoder(z), x, exposure))
+    gradient, found = _likelihood_gradient(model.likelihood_head, model.decoder(z), x, exposure)
+    check_alive(name, gradient)
+    check_slopes(name, found)
     check_finite(f"{name} at ±{extreme:g}", _likelihood_extremes(model.likelihood_head, x, exposure, extreme))
 
 
@@ -162,18 +168,24 @@ def _masked_probe(model: Model, z: Array, x: Array, observed: Array, exposure: A
     return {"value": moments, "gradient": gradient, "decoder": gradient.decoder.output.bias}
 
 
-@eqx.filter_jit
-def _likelihood_gradient(head: Any, h: Array, x: Array, exposure: Array | None) -> Any:
-    trained, rest = trainable(head)
-    return jax.grad(lambda part, h: jnp.sum(merge(part, rest)(h, exposure).log_prob(x)), argnums=(0, 1))(trained, h)
-
-
-@eqx.filter_jit
-def _likelihood_extremes(head: Any, x: Array, exposure: Array | None, extreme: float) -> Any:
+def _score(head: Any, x: Array, exposure: Array | None) -> tuple[Any, Callable[[tuple[Any, Array]], Array]]:
+    """Return the trained arrays of a head, and log p(x|h) as a function of (those, h)."""
     trained, rest = trainable(head)
 
     def score(both: tuple[Any, Array]) -> Array:
         part, h = both
         return jnp.sum(merge(part, rest)(h, exposure).log_prob(x))
 
+    return trained, score
+
+
+@eqx.filter_jit
+def _likelihood_gradient(head: Any, h: Array, x: Array, exposure: Array | None) -> tuple[Any, Slopes]:
+    trained, score = _score(head, x, exposure)
+    return jax.grad(score)((trained, h)), slopes(score, (trained, h), jax.random.key(1))
+
+
+@eqx.filter_jit
+def _likelihood_extremes(head: Any, x: Array, exposure: Array | None, extreme: float) -> Any:
+    trained, score = _score(head, x, exposure)
     return at_extremes(jax.value_and_grad(score), (trained, jnp.zeros(head.parameter_shape)), extreme)
