@@ -1,7 +1,7 @@
 """Convolutional contestants that run on JAX: ``python contestant_images_jax.py KIND PROBLEM``.
 
-``tightbound`` is the package's network in a plain training loop, several steps in one scan; ``xla`` the same network with
-XLA's own convolutions, one compiled call per step, which is the faster way to run those on a processor.
+``tightbound`` is the package with its default plan; ``xla`` a loop written out with optax for the same networks made of XLA's
+own convolutions, one compiled call per step, which is the faster way to run those on a processor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import equinox as eqx
+import contestant_jax
 import jax
 import jax.numpy as jnp
 import optax
@@ -24,21 +24,11 @@ import tightbound as tb
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def tightbound(problem: ImageProblem) -> tuple[Any, Any]:
-    """Return parameters and a function of (parameters, images, noise) that returns logits, mean and raw scale."""
-    spec = tb.Convolutional(channels=problem.channels)
-    networks = (
-        spec.build(problem.shape, (2 * problem.latent,), key=jax.random.key(0)),
-        spec.build((problem.latent,), (1, *problem.shape), key=jax.random.key(1)),
-    )
-    parameters, static = eqx.partition(networks, eqx.is_inexact_array)
-
-    def apply(parameters: Any, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, ...]:
-        encoder, decoder = eqx.combine(parameters, static)
-        mean, raw = jnp.split(jax.vmap(encoder)(x), 2, axis=1)
-        return jax.vmap(decoder)(mean + jax.nn.softplus(raw) * noise)[:, 0], mean, raw
-
-    return parameters, apply
+def tightbound(problem: ImageProblem) -> Callable[[], int]:
+    data = tb.load(problem.data())
+    network = tb.Convolutional(channels=problem.channels)
+    spec = tb.VAE(sites=data.sites, latent=problem.latent, encoder=network, decoder=network, likelihood=tb.Bernoulli())
+    return contestant_jax.training(spec, data, problem.batch)
 
 
 def xla(problem: ImageProblem) -> tuple[Any, Any]:
@@ -74,7 +64,7 @@ def xla(problem: ImageProblem) -> tuple[Any, Any]:
     return parameters, apply
 
 
-def training(problem: ImageProblem, parameters: Any, apply: Any, per_call: int) -> Callable[[], int]:
+def training(problem: ImageProblem, parameters: Any, apply: Any) -> Callable[[], int]:
     rows = jnp.asarray(problem.data())
     optimiser = optax.adam(1e-3)
 
@@ -92,16 +82,15 @@ def training(problem: ImageProblem, parameters: Any, apply: Any, per_call: int) 
         updates, state = optimiser.update(gradient, state)
         return (optax.apply_updates(parameters, updates), state), value
 
-    one = jax.jit(step, donate_argnums=0)
-    several = jax.jit(lambda carry, keys: lax.scan(step, carry, keys), donate_argnums=0)
+    advance = jax.jit(step, donate_argnums=0)
     carry, key = (parameters, optimiser.init(parameters)), jax.random.key(2)
 
     def steps() -> int:
         nonlocal carry, key
         key, now = jax.random.split(key)
-        carry, values = one(carry, now) if per_call == 1 else several(carry, jax.random.split(now, per_call))
-        values.block_until_ready()
-        return per_call
+        carry, value = advance(carry, now)
+        value.block_until_ready()
+        return 1
 
     return steps
 
@@ -109,11 +98,7 @@ def training(problem: ImageProblem, parameters: Any, apply: Any, per_call: int) 
 def main() -> None:
     track = Track()
     kind, problem = sys.argv[1], ImageProblem.read(sys.argv[2])
-    if kind == "tightbound":
-        per_call = max(2, 2_000_000 // (problem.batch * problem.sites))
-        track.serve(training(problem, *tightbound(problem), per_call))
-    else:
-        track.serve(training(problem, *xla(problem), 1))
+    track.serve(tightbound(problem) if kind == "tightbound" else training(problem, *xla(problem)))
 
 
 if __name__ == "__main__":

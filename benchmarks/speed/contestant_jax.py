@@ -33,8 +33,15 @@ def tightbound(problem: Problem) -> Callable[[], int]:
         decoder=tb.MLP(hidden=problem.hidden[::-1]),
         likelihood=tb.Bernoulli() if problem.binary else tb.Gaussian(),
     )
+    return training(spec, data, problem.batch)
+
+
+def training(spec: Any, data: Any, batch: int) -> Callable[[], int]:
+    """Return a function that makes tightbound's next compiled call and says how many steps it took."""
+    import tightbound as tb
+
     model = spec.build(jax.random.key(0), data.statistics())
-    run = tb.train(model, tb.ELBO(), data, tb.Plan(epochs=100_000, batch_size=problem.batch))
+    run = tb.train(model, tb.ELBO(), data, tb.Plan(epochs=100_000, batch_size=batch))
     done = 0
 
     def steps() -> int:
@@ -42,8 +49,8 @@ def tightbound(problem: Problem) -> Callable[[], int]:
         before, done = done, next(run).step
         return done - before
 
-    while steps() < 64:  # calls grow from one step, the first of which compiles, to half a second
-        pass
+    for _ in range(6):  # the first call compiles, and calls grow from one step until they take long enough
+        steps()
     return steps
 
 

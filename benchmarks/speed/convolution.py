@@ -1,9 +1,9 @@
-"""Training speed of convolutional variational autoencoders: tightbound's networks beside XLA's convolutions and torch.
+"""Training speed of convolutional variational autoencoders: tightbound beside XLA's convolutions and torch.
 
     python benchmarks/speed/convolution.py
 
-All train the same networks with Adam on a Bernoulli likelihood; every contestant has its own process and environment and
-they take turns. What is timed here are the networks in a plain training loop, not tightbound's own ``train``.
+All train the same networks with Adam on a Bernoulli likelihood, tightbound with the extras of its default plan; every
+contestant has its own process and environment and they take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROBLEMS = (
     ImageProblem((28, 28, 1), (32, 64), 20, 128, 2048),
     ImageProblem((64, 64, 3), (32, 64, 128, 256), 64, 128, 256),
 )
-OURS = "tightbound's networks, steps in scan"
+OURS = "tightbound"
 ON_JAX = {OURS: "tightbound", "XLA's convolution, jit per step": "xla"}
 ON_TORCH = {"torch, plain loop": "plain", "torch, channels last, fused Adam": "tuned", "pythae TrainingPipeline": "pythae"}
 

@@ -35,6 +35,7 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 MODEL, OBJECTIVE, TRAINING, DATA = "Model", "Objective", "Training", "Data"
+IMPORTANCE, ANNEALING = "Importance sampling", "Annealing"
 _WIDTH = 120  # of lines that go to a file
 _LINES, _LINE_SECONDS = 20, 2.0  # lines of progress where no bar can be drawn: how many, how far apart
 
@@ -297,7 +298,26 @@ def _with_way_on(error: BaseException, out: Path, given: list[str]) -> BaseExcep
 def evaluate(
     run: RunFolder,
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Other rows; without it, the run's test rows.")] = None,
-    draws: Annotated[int, typer.Option("--draws", "-k", help="Importance samples per row.", min=1)] = 1000,
+    method: Annotated[
+        str, typer.Option("--method", help="elbo, importance, annealed, exact or all; several with commas.", metavar="NAMES")
+    ] = "elbo,importance",
+    draws: Annotated[int, typer.Option("--draws", "--k", "-k", help="Importance samples per row.", min=1)] = 1000,
+    proposal: Annotated[
+        str,
+        _option(
+            "Where they are drawn: posterior, q(z|x) itself; refined, a Gaussian fitted to p(z|x) of each row; or laplace.",
+            panel=IMPORTANCE,
+            metavar="NAME",
+        ),
+    ] = "posterior",
+    refinements: Annotated[int | None, _option("Steps of that fit.", panel=IMPORTANCE)] = None,
+    defensive: Annotated[float, _option("Share of the draws that come from the prior.", panel=IMPORTANCE)] = 0.0,
+    chains: Annotated[int, _option("Chains per row.", panel=ANNEALING)] = 16,
+    temperatures: Annotated[int, _option("Temperatures between start and p(z|x).", panel=ANNEALING)] = 500,
+    leapfrog: Annotated[int, _option("Leapfrog steps per temperature.", panel=ANNEALING)] = 10,
+    start: Annotated[str, _option("prior or posterior.", panel=ANNEALING, metavar="NAME")] = "prior",
+    schedule: Annotated[str, _option("sigmoid or linear.", panel=ANNEALING, metavar="NAME")] = "sigmoid",
+    simulated: Annotated[int, _option("Rows drawn from the model to measure the annealing.", panel=ANNEALING)] = 32,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.", min=0)] = 0,
     max_examples: Annotated[int | None, typer.Option("--max-examples", help="Evaluate only the first rows.", min=1)] = None,
     array: Array = None,
@@ -305,25 +325,25 @@ def evaluate(
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate ELBO and log p(x) of held-out or other rows."""
+    """Estimate ELBO and log p(x) of held-out or other rows, from both sides where that can be done."""
+    evaluation = _part("evidence.evaluation")
+    methods = evaluation.METHODS if method == "all" else tuple(name.strip() for name in method.split(",") if name.strip())
+    chosen = _part("evidence.proposals").Proposal(kind=proposal, steps=refinements, defensive=defensive)
+    walk = _part("evidence.annealed").Walk(temperatures, chains, leapfrog, start, schedule)
     stored = _part("store").read_run(run)
     model = stored.model(trust=trust or ())
-    settings, fitting = _part("settings"), _part("fitting")
     if data is None:
-        whole = settings.own_rows(stored)
-        part = "test" if len(stored.split["test"]) else "training"
-        rows = fitting.held_out(whole, stored.split["test" if part == "test" else "train"], stored.training["plan"]["seed"])
+        rows, part = _part("settings").evaluated_rows(stored)
         what = f"{part} rows of {run}"
     else:
-        rows, what = settings.other_rows(stored, data, array=array, label=label), data
+        rows, what = _part("settings").other_rows(stored, data, array=array, label=label), data
     rows = rows.take(range(min(len(rows), max_examples))) if max_examples is not None else rows
     face = _JsonFace() if as_json else _PeopleFace()
-    result = _part("evidence.importance").importance(
-        model, rows, draws=draws, seed=seed, report=lambda done, total: face.report(fitting.Evaluating(done, total))
+    result = evaluation.evaluate(
+        model, rows, methods, draws=draws, proposal=chosen, walk=walk, simulated=simulated, seed=seed, report=face.evaluating
     )
     face.close()
-    summary = fitting.summarise(result, rows.sites.count, images=rows.sites.is_image)
-    face.numbers({**summary, "evaluated_on": what})
+    face.estimates(_part("fitting").summarise(result, rows.sites), what)
 
 
 @_command
@@ -484,6 +504,10 @@ class _PeopleFace:
             case _:
                 self._advance("training", event.step, event.total_steps, _latest(event))
 
+    def evaluating(self, method: str, done: int, total: int) -> None:
+        """Show how far a method of evaluation has come."""
+        self._advance(method, done, total, "rows")
+
     def _start(self, event: Any) -> None:
         rows = ", ".join(f"{count:,} {part}" for part, count in event.rows.items())
         self.model(self.settings.spec, event.parameters)
@@ -560,6 +584,26 @@ class _PeopleFace:
         for warning in summary.get("warnings", ()):
             self.warn(warning)
 
+    def estimates(self, summary: dict[str, Any], what: str) -> None:
+        """Print estimates as a table for a paper: each with its error, its side and how it was computed."""
+        unit, notes = summary["unit"], summary["notes"]
+        lines = [line for line in summary.values() if isinstance(line, dict)]
+        discrete = any("bits_per_dimension" in line for line in lines)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("", unit, *(["bits per dimension"] if discrete else []), "", "examples"):
+            table.add_column(title, no_wrap=True, justify="right" if title in (unit, "bits per dimension", "examples") else "left")
+        table.add_column("how", overflow="fold")
+        for line in lines:
+            bits = line.get("bits_per_dimension")
+            cells = [line["quantity"], _with_error(line["value"], line["se"], 2)]
+            cells += [_with_error(*bits, 3) if bits else ""] if discrete else []
+            ess = "" if line["ess"] is None else f", median effective sample size {line['ess']:.1f}"
+            table.add_row(*cells, _SIDES[line["side"]], f"{line['examples']:,}", Text(line["method"] + ess))
+        self.console.print(Text(f"{what}; ± is the standard error of the mean over examples"))
+        self.console.print(table)
+        for note in notes:
+            self.warn(note)
+
     def warn(self, text: str) -> None:
         """Print a warning."""
         self.console.print(f"warning: {text}", style="yellow", soft_wrap=True)
@@ -578,6 +622,13 @@ class _JsonFace:
         for difference in getattr(event, "differences", ()):
             _complain(f"warning: {difference}")
 
+    def evaluating(self, method: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def estimates(self, summary: dict[str, Any], what: str) -> None:
+        """Print estimates."""
+        self.numbers({**summary, "evaluated_on": what})
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -592,12 +643,16 @@ class _JsonFace:
 
 def _quantity(estimate: dict[str, Any], unit: str) -> str:
     bits = estimate.get("bits_per_dimension")
-    error = "?" if estimate["se"] is None else f"{estimate['se']:.2f}"
-    value = "not finite" if estimate["value"] is None else f"{estimate['value']:.2f}"
-    if not bits or bits[0] is None:
-        return f"{value} ± {error} {unit}"
-    spread = "unknown" if bits[1] is None else f"{bits[1]:.3f}"
-    return f"{value} ± {error} {unit} ({bits[0]:.3f} ± {spread} bits per dimension)"
+    value = f"{_with_error(estimate['value'], estimate['se'], 2)} {unit}"
+    return value if not bits or bits[0] is None else f"{value} ({_with_error(*bits, 3)} bits per dimension)"
+
+
+_SIDES = {"lower": "lower bound", "upper": "upper bound", "exact": "exact", "none": "no bound"}
+
+
+def _with_error(value: float | None, error: float | None, digits: int) -> str:
+    spread = "unknown" if error is None else f"{error:.{digits}f}"
+    return "not finite" if value is None else f"{value:.{digits}f} ± {spread}"
 
 
 def _latest(progress: Any) -> str:

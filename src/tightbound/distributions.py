@@ -27,6 +27,7 @@ __all__ = [
     "positive",
     "stop",
     "training_log_prob",
+    "unconstrained",
 ]
 
 # softplus(UNIT) = 1: a raw parameter of 0 then stands for a scale of 1.
@@ -43,6 +44,16 @@ def positive(raw: ArrayLike, floor: float) -> Array:
     1.001...
     """
     return floor + jax.nn.softplus(jnp.asarray(raw) + UNIT)
+
+
+def unconstrained(value: ArrayLike, floor: float) -> Array:
+    """Return the raw parameter that :func:`positive` maps to a value; what lies below the floor is taken to lie just above.
+
+    >>> round(float(positive(unconstrained(2.0, 1e-3), 1e-3)), 5)
+    2.0
+    """
+    above = jnp.maximum(jnp.asarray(value) - floor, 1e-6)
+    return above + jnp.log(-jnp.expm1(-above)) - UNIT
 
 
 def stop(distribution: dist.Distribution) -> dist.Distribution:

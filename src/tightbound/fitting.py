@@ -22,13 +22,13 @@ from jaxtyping import Array, Float
 from tightbound.data.arrays import Dataset, Split
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.estimate import Estimate
-from tightbound.evidence.importance import Importance, importance
+from tightbound.evidence.evaluation import Evaluation, evaluate
 from tightbound.inference import decode, embed, reconstruct, sample
 from tightbound.model import VAE, Model, to_arrays, trainable
 from tightbound.objectives import ELBO, ObjectiveSpec
 from tightbound.pictures import Sheets, draw
 from tightbound.rows import bucket
-from tightbound.schema import Statistics
+from tightbound.schema import Sites, Statistics
 from tightbound.spec import canonical_json
 from tightbound.store import Resumed, Run, RunWriter, read_run
 from tightbound.training.loop import Progress, Record, Trainer, run_key
@@ -155,14 +155,15 @@ def held_out(data: Dataset, rows: np.ndarray, seed: int) -> Dataset:
     return (data.binarised(seed) if data.binarise else data).take(rows)
 
 
-def summarise(result: Importance, sites: int, *, images: bool) -> dict[str, Any]:
-    """Return ELBO and log p(x) as plain numbers: nats per example and, under a counting measure, bits per dimension."""
-    summary: dict[str, Any] = {"unit": "nats per image" if images else "nats per row"}
-    for name, estimate in (("elbo", result.elbo_estimate()), ("log_evidence", result.bound())):
-        summary[name] = {key: _number(value) for key, value in asdict(estimate).items()}
-        if estimate.measure == "counting":
-            summary[name]["bits_per_dimension"] = [_number(value) for value in estimate.bits_per_dimension(sites)]
-    return summary
+def summarise(result: Evaluation, sites: Sites) -> dict[str, Any]:
+    """Return estimates as plain numbers: nats per example and, under a counting measure, bits per dimension."""
+    summary: dict[str, Any] = {"unit": "nats per image" if sites.is_image else "nats per row"}
+    for line in result.lines:
+        numbers = {key: _number(value) for key, value in asdict(line.estimate).items()}
+        if line.estimate.measure == "counting" and line.name != "simulated_gap":
+            numbers["bits_per_dimension"] = [_number(value) for value in line.estimate.bits_per_dimension(sites.count)]
+        summary[line.name] = {"quantity": line.quantity, **numbers}
+    return {**summary, "notes": list(result.notes)}
 
 
 class _Fitting:
@@ -248,14 +249,13 @@ class _Fitting:
     def evaluate(self, draws: int) -> Fitted:
         """Return the test numbers of the trained model; without test rows they are of the training rows."""
         model = self.trainer.model()
-        result = importance(
+        result = evaluate(
             model, self.evaluated(), draws=draws, seed=self.plan.seed,
-            report=lambda done, total: self.report(Evaluating(done, total)),
+            report=lambda _, done, total: self.report(Evaluating(done, total)),
         )  # fmt: skip
-        sites = self.spec.sites
         warnings = self._warnings()
         summary = {
-            **summarise(result, sites.count, images=sites.is_image),
+            **summarise(result, self.spec.sites),
             "evaluated_on": self.evaluated_on,
             "rows": {name: len(part) for name, part in self.split._asdict().items()},
             "parameters": self.parameters,
@@ -267,8 +267,7 @@ class _Fitting:
         }
         return Fitted(
             model,
-            result.elbo_estimate(),
-            result.bound(),
+            *(line.estimate for line in result.lines),
             self.evaluated_on,
             self.split,
             self.records,

@@ -112,10 +112,13 @@ class Model(eqx.Module):
 
     def posterior(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None = None) -> dist.Distribution:
         """Return q(z|x), a distribution over one z, event shape (L,); unobserved sites have no influence."""
+        return self.posterior_head(self.encode(x, observed))
+
+    def encode(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None = None) -> Float[Array, "P"]:
+        """Return the parameters of q(z|x) as the encoder gives them: its head makes the distribution of them."""
         if observed is not None:
             x = jnp.where(observed, x, self.mean())
-        features = self.spec.sites.features(x, observed, self.mean(), self.scale())
-        return self.posterior_head(self.encoder(features))
+        return self.encoder(self.spec.sites.features(x, observed, self.mean(), self.scale()))
 
     def prior(self) -> dist.Distribution:
         """Return p(z), a distribution over one z, event shape (L,)."""
@@ -133,9 +136,7 @@ class Model(eqx.Module):
         exposure: Float[Array, ""] | None = None,
     ) -> Float[Array, ""]:
         """Return log p(x|z) in nats, the sum over observed sites: the one place where sites are summed."""
-        if observed is not None:
-            x = jnp.where(observed, x, self._placeholder())
-        sites = self.likelihood(z, exposure).log_prob(x)
+        sites = self.likelihood(z, exposure).log_prob(self.filled(x, observed))
         return jnp.sum(sites if observed is None else jnp.where(observed, sites, 0.0))
 
     def log_joint(
@@ -174,10 +175,11 @@ class Model(eqx.Module):
         p = self.likelihood(z, exposure)
         return jnp.argmax(p.logits, axis=-1).astype(jnp.float32) if self.spec.sites.kind == "category" else p.mean
 
-    def _placeholder(self) -> Float[Array, "D"]:
-        """An admissible value for every site, to stand in for what is not observed."""
-        zero = jnp.zeros(self.spec.sites.count)
-        return self.mean() if self.spec.sites.kind == "real" else zero
+    def filled(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None) -> Float[Array, "D"]:
+        """Return x with an admissible value in the place of what is not observed, so that log p(x|z) is finite there."""
+        if observed is None:
+            return x
+        return jnp.where(observed, x, self.mean() if self.spec.sites.kind == "real" else jnp.zeros(self.spec.sites.count))
 
     @property
     def measure(self) -> Measure:

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from pydantic import Field
 
-from tightbound.distributions import diagonal_gaussian, positive
+from tightbound.distributions import diagonal_gaussian, positive, unconstrained
 from tightbound.spec import Custom, Spec
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "PosteriorHead", "PosteriorSpec"]
@@ -28,6 +28,10 @@ class PosteriorHead(eqx.Module):
     @abstractmethod
     def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
         """Return q(z|h)."""
+
+    def near(self, loc: Float[Array, "L"], triangle: Float[Array, "L L"]) -> Float[Array, "P"] | None:
+        """Return parameters h whose q(z|h) is near N(loc, C Cᵀ), C = ``triangle``; None where nobody knows any."""
+        return None
 
 
 class DiagonalGaussian(Spec):
@@ -57,6 +61,11 @@ class _DiagonalGaussian(PosteriorHead):
         loc, raw = jnp.split(h, 2)
         return diagonal_gaussian(loc, positive(raw, self.floor))
 
+    def near(self, loc: Float[Array, "L"], triangle: Float[Array, "L L"]) -> Float[Array, "P"]:
+        # The mean-field optimum for a Gaussian has its precisions, not its variances.
+        precisions = jnp.sum(jnp.linalg.inv(triangle) ** 2, axis=0)
+        return jnp.concatenate([loc, unconstrained(precisions**-0.5, self.floor)])
+
 
 class FullGaussian(Spec):
     """q(z|x) = N(μ(x), C(x) C(x)ᵀ) with C lower triangular: every correlation between latents.
@@ -83,6 +92,10 @@ class _FullGaussian(PosteriorHead):
         loc, raw, below = h[:size], h[size : 2 * size], h[2 * size :]
         triangle = jnp.diag(positive(raw, self.floor)).at[jnp.tril_indices(size, -1)].set(below)
         return dist.MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
+
+    def near(self, loc: Float[Array, "L"], triangle: Float[Array, "L L"]) -> Float[Array, "P"]:
+        diagonal = unconstrained(jnp.diag(triangle), self.floor)
+        return jnp.concatenate([loc, diagonal, triangle[jnp.tril_indices(self.latent, -1)]])
 
 
 PosteriorSpec = Annotated[DiagonalGaussian | FullGaussian | Custom, Field(discriminator="kind")]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from tightbound.data.arrays import Binarisation, Dataset, Missing
 from tightbound.data.load import BUILTIN, load
 from tightbound.errors import DataError, SpecError
-from tightbound.fitting import data_digest
+from tightbound.fitting import data_digest, held_out
 from tightbound.model import VAE, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
 from tightbound.schema import Kind, Sites
@@ -33,6 +33,7 @@ __all__ = [
     "merge",
     "nested",
     "other_rows",
+    "evaluated_rows",
     "own_rows",
     "read_toml",
     "spec_of",
@@ -145,6 +146,12 @@ def own_rows(run: Run) -> Dataset:
             f"the data in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows"
         )
     return data
+
+
+def evaluated_rows(run: Run) -> tuple[Dataset, str]:
+    """Return the rows that the final numbers of a run are of, with fixed bits, and the part that they are."""
+    part = "test" if len(run.split["test"]) else "train"
+    return held_out(own_rows(run), run.split[part], _seed(run)), {"train": "training"}.get(part, part)
 
 
 def other_rows(run: Run, source: str, *, array: str | None = None, label: str | None = None) -> Dataset:

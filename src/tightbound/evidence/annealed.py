@@ -31,18 +31,34 @@ from tightbound.schema import Measure
 __all__ = ["Annealed", "Bracket", "Walk", "annealed", "bracket", "temperatures"]
 
 TARGET = 0.65  # acceptance at which Hamiltonian Monte Carlo is most efficient (Beskos et al. 2013)
+SPREAD = 0.5  # share of effective chains below which their weights are called uneven
 PILOT_CHAINS = 4
 LANES = 128  # chains of all rows of a block together: one matrix product
 
 
-class Walk(NamedTuple):
-    """How chains walk: number of temperatures and chains, leapfrog steps per temperature, start and schedule."""
+@dataclass(frozen=True)
+class Walk:
+    """How chains walk: number of temperatures and chains, leapfrog steps per temperature, start and schedule.
+
+    Raises :class:`~tightbound.errors.SpecError` for numbers below 1 and names that do not exist.
+    """
 
     steps: int = 500
     chains: int = 16
     leapfrog: int = 10
     start: Literal["prior", "posterior"] = "prior"
     schedule: Literal["sigmoid", "linear"] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        numbers = ("steps", "chains", "leapfrog")
+        problems = [
+            (name, f"expected at least 1, got {getattr(self, name)}") for name in numbers if getattr(self, name) < 1
+        ]
+        for name, choices in (("start", ("prior", "posterior")), ("schedule", ("sigmoid", "linear"))):
+            if getattr(self, name) not in choices:
+                problems.append((name, f"expected {' or '.join(choices)}, got '{getattr(self, name)}'"))
+        if problems:
+            raise SpecError("Walk", tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,23 @@ class Annealed:
     given: Literal["data", "simulated"]
     measure: Measure
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what speaks against believing the numbers, in words; nothing when nothing does."""
+        found = []
+        if np.median(self.ess) < SPREAD * self.walk.chains:
+            found.append(
+                f"the weights of the chains are uneven ({self.side} bound, median effective sample size "
+                f"{np.median(self.ess):.1f} of {self.walk.chains}): it holds, but its error is understated; use more temperatures"
+            )
+        if not np.all(np.abs(self.acceptance - TARGET) < 0.25):
+            found.append(
+                f"the acceptance of some examples is far from {TARGET} ({self.acceptance.min():.2f} to "
+                f"{self.acceptance.max():.2f}): the chains hardly move, or in steps too small"
+            )
+        if self.walk.chains == 1:
+            found.append("one chain has no standard error per example: use more")
+        return tuple(found)
+
     def estimate(self) -> Estimate:
         """Return the mean over examples."""
         walk = self.walk
@@ -70,10 +103,15 @@ class Annealed:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Lower and upper bounds on log p(x) of rows drawn from the model; ``gap`` is their mean distance in nats."""
+    """Lower and upper bounds on log p(x) of rows x (n, D) drawn from the model, with the z (n, L) they were drawn from.
+
+    ``gap`` is the mean distance of the bounds in nats.
+    """
 
     lower: Annealed
     upper: Annealed
+    x: np.ndarray
+    z: np.ndarray
 
     @property
     def gap(self) -> tuple[float, float]:
@@ -132,7 +170,7 @@ def bracket(
     rows = Rows(x, None, exposure, binarise=False)
     lower = _run(model, rows, count, None, walk, seed + 1, report)
     upper = _run(model, rows, count, z, walk, seed + 2, report)
-    return Bracket(Annealed(**{**vars(lower), "given": "simulated"}), upper)
+    return Bracket(Annealed(**{**vars(lower), "given": "simulated"}), upper, np.asarray(x), np.asarray(z))
 
 
 @eqx.filter_jit
@@ -149,8 +187,6 @@ def _simulate(model: Model, keys: Array) -> tuple[Array, Array]:
 def _run(
     model: Model, rows: Rows, count: int, ends: Array | None, walk: Walk, seed: int, report: Callable[[int, int], None] | None
 ) -> Annealed:
-    if walk.steps < 1 or walk.chains < 1 or walk.leapfrog < 1:
-        raise SpecError("Walk", (("", f"steps, chains and leapfrog are at least 1, got {walk}"),))
     betas = jnp.asarray(temperatures(walk.steps, walk.schedule), jnp.float32)
     pilot_steps = max(min(walk.steps, 100), walk.steps // 4)
     pilot = jnp.asarray(temperatures(pilot_steps, walk.schedule), jnp.float32)
@@ -192,7 +228,8 @@ def _block(
         sign = 1.0 if end is None else -1.0
         ess = jnp.exp(2.0 * logsumexp(sign * log_weight) - logsumexp(2.0 * sign * log_weight))
         value = sign * (logsumexp(sign * log_weight) - jnp.log(walk.chains))
-        se = jnp.sqrt(jnp.maximum(walk.chains / ess - 1.0, 0.0) / jnp.maximum(walk.chains - 1.0, 1.0))
+        # By the delta method; unknown (0 / 0) for a single chain.
+        se = jnp.sqrt(jnp.maximum(walk.chains / ess - 1.0, 0.0) / (walk.chains - 1.0))
         return jnp.stack([value, se, ess, jnp.mean(acceptance)])
 
     in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure, ends)), 0)
@@ -217,7 +254,11 @@ class _Path(NamedTuple):
         def log_density(z: Array) -> Array:
             return (1.0 - beta) * self.log_start(z) + beta * self.log_end(z)
 
-        state, info = hmc.build_kernel()(key, hmc.init(z, log_density), log_density, step_size, self.variances, self.leapfrog)
+        move_key, size_key = jax.random.split(key)
+        # Trajectories of one length may be whole periods of an almost Gaussian posterior and end where they began.
+        size = step_size * jax.random.uniform(size_key, minval=0.6, maxval=1.1)
+        start = hmc.init(z, log_density)
+        state, info = hmc.build_kernel()(move_key, start, log_density, size, self.variances, self.leapfrog)
         return state.position, info.acceptance_rate
 
 

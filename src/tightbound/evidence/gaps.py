@@ -1,0 +1,262 @@
+"""Why the ELBO is below log p(x), and what the KL term is made of.
+
+log p(x) − ELBO = [log p(x) − ELBO(q*)] + [ELBO(q*) − ELBO(q)] with q* the best posterior of the model's own family for
+this one x: the approximation gap, which a richer family narrows, and the amortisation gap, which a better encoder
+narrows (Cremer et al. 2018). Over a data set, the KL term is I(x; z) + KL(q(z) ‖ p(z)): what the latents tell about x,
+and how far the aggregate posterior q(z) = E q(z|x) is from the prior (Hoffman & Johnson 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+from tightbound.distributions import kl, stop
+from tightbound.errors import DataError, SpecError
+from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.importance import importance
+from tightbound.evidence.proposals import Proposal, Row, propose
+from tightbound.model import Model
+from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
+from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.schema import Measure
+
+__all__ = ["Gaps", "Surgery", "gaps", "surgery"]
+
+ROWS_AT_ONCE = 16
+OWN = "own family"
+_LEARNING_RATE = 0.05
+_STEP_DRAWS, _CHOICE_DRAWS, _ELBO_DRAWS = 8, 256, 2000
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Per-example splits of log p(x) − ELBO, arrays (n,) in nats.
+
+    ``log_evidence`` is a lower bound on log p(x) by importance sampling from a refined proposal, tight where ``ess`` is
+    large; ``elbo`` that of q(z|x); ``best`` the ELBO of the best member of every family for each example alone, the
+    model's own under ``"own family"``. ``se`` holds the standard errors under the same names.
+    """
+
+    log_evidence: np.ndarray
+    elbo: np.ndarray
+    best: Mapping[str, np.ndarray]
+    se: Mapping[str, np.ndarray]
+    ess: np.ndarray
+    measure: Measure
+
+    @property
+    def total(self) -> Estimate:
+        """Return the mean of log p(x) − ELBO."""
+        return self._mean(self.log_evidence - self.elbo, "log p(x) − ELBO")
+
+    @property
+    def approximation(self) -> Estimate:
+        """Return the mean of log p(x) − ELBO(q*): the price of the family of q."""
+        return self._mean(self.log_evidence - self.best[OWN], "approximation gap")
+
+    @property
+    def amortisation(self) -> Estimate:
+        """Return the mean of ELBO(q*) − ELBO(q): the price of one encoder for all examples."""
+        return self._mean(self.best[OWN] - self.elbo, "amortisation gap")
+
+    def gain(self, family: str) -> Estimate:
+        """Return what the best member of a richer family has above the best of the model's own."""
+        return self._mean(self.best[family] - self.best[OWN], f"gain of {family}")
+
+    def _mean(self, values: np.ndarray, method: str) -> Estimate:
+        return mean_estimate(values, side="none", method=method, draws=_ELBO_DRAWS, measure=self.measure)
+
+
+def gaps(
+    model: Model,
+    data: RowSource,
+    *,
+    families: Mapping[str, PosteriorSpec] | None = None,
+    steps: int = 200,
+    draws: int = 1000,
+    seed: int = 0,
+    report: Callable[[int, int], None] | None = None,
+) -> Gaps:
+    """Split log p(x) − ELBO of every row into approximation and amortisation gap.
+
+    The best q of a family is found by ``steps`` steps of Adam on its ELBO, for each row alone and from two starts: the
+    amortised parameters, and the member of the family that is nearest to a Gaussian fitted by its curvature. What is
+    found is never worse than the amortised q, but it need not be the very best: the amortisation gap may be larger. ``families`` are tried
+    beside the model's own; by default the full-covariance Gaussian. ``draws`` go into log p(x).
+    """
+    if steps < 1:
+        raise SpecError("gaps", (("steps", f"expected at least 1, got {steps}"),))
+    evidence = importance(model, data, draws=draws, proposal=Proposal("refined"), seed=seed)
+    rows, count, key = place(data), len(data.x), jax.random.key(seed + 1)
+    richer = {"full covariance": FullGaussian()} if families is None else dict(families)
+    heads = {OWN: model.posterior_head}
+    heads |= {name: spec.build(model.spec.latent, key=jax.random.fold_in(key, 1)) for name, spec in richer.items()}
+    elbos, best, errors = None, {}, {"log_evidence": evidence.se}
+    for number, (name, head) in enumerate(heads.items()):
+        found = []
+        for index, used in blocks(count, ROWS_AT_ONCE):
+            found.append(np.asarray(_best(model, head, rows, index, jax.random.fold_in(key, number), steps))[:, :used])
+            if report is not None:
+                report(number * count + min(int(index[0]) + ROWS_AT_ONCE, count), len(heads) * count)
+        amortised, amortised_se, best[name], errors[name] = np.concatenate(found, axis=1).astype(np.float64)
+        if elbos is None:
+            elbos, errors["elbo"] = amortised, amortised_se
+    assert elbos is not None
+    return Gaps(evidence.log_evidence, elbos, best, errors, evidence.ess, model.measure)
+
+
+@eqx.filter_jit
+def _best(
+    model: Model, head: PosteriorHead, rows: Rows, index: Int[Array, "R"], key: Array, steps: int
+) -> Float[Array, "4 R"]:
+    batch, prior = rows.batch(index, key), model.prior()
+    # Every parameter moves by the rate: of many, less each.
+    rate = _LEARNING_RATE * min(1.0, (2 * model.spec.latent / head.parameters) ** 0.5)
+
+    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> Array:
+        example = Row(x, observed, exposure)
+        keys = jax.random.split(jax.random.fold_in(key, row), 4)
+
+        def log_joint(z: Array) -> Array:
+            return model.log_likelihood(z, *example) + prior.log_prob(z)
+
+        def log_weights(h: Array, noise: Array, draws: int) -> Array:
+            z = head(h).sample(noise, (draws,))
+            return jax.vmap(lambda z: log_joint(z) - stop(head(h)).log_prob(z))(z)
+
+        def climb(start: Array, noise: Array) -> Array:
+            return _climb(lambda h, at: -jnp.mean(log_weights(h, at, _STEP_DRAWS)), start, noise, rate, steps)
+
+        starts = _starts(model, head, prior, example, keys[0])
+        ends = jnp.concatenate([starts[:1], jax.vmap(climb)(starts, jax.random.split(keys[1], len(starts)))])
+        chosen = jax.vmap(lambda h: jnp.mean(log_weights(h, keys[2], _CHOICE_DRAWS)))(ends)
+        best = ends[jnp.argmax(jnp.where(jnp.isfinite(chosen), chosen, -jnp.inf))]
+        return jnp.concatenate([_mean_and_error(log_weights(h, keys[3], _ELBO_DRAWS)) for h in (starts[0], best)])
+
+    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure)), 0)
+    return jax.vmap(one, in_axes=in_axes, out_axes=1)(batch.x, batch.observed, batch.exposure, index)
+
+
+def _starts(model: Model, head: PosteriorHead, prior: dist.Distribution, row: Row, key: Array) -> Float[Array, "S P"]:
+    """Return starts for a family: the amortised parameters, and what is nearest to a Gaussian fitted by its curvature.
+
+    A larger Gaussian family continues the parameters of the smaller with zeros.
+    """
+    shared = model.encode(row.x, row.observed)[: head.parameters]
+    amortised = jnp.concatenate([shared, jnp.zeros(head.parameters - len(shared))])
+    fitted = propose(Proposal("refined"), model, prior, row, key)
+    near = head.near(fitted.loc, fitted.scale_tril)
+    return amortised[None] if near is None else jnp.stack([amortised, near])
+
+
+def _climb(loss: Callable[[Array, Array], Array], start: Array, key: Array, rate: float, steps: int) -> Array:
+    optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+    def step(carry: tuple[Array, Any], number: Array) -> tuple[tuple[Array, Any], None]:
+        h, state = carry
+        gradient = jnp.nan_to_num(jax.grad(loss)(h, jax.random.fold_in(key, number)))
+        updates, state = optimiser.update(gradient, state)
+        return (optax.apply_updates(h, updates), state), None
+
+    return jax.lax.scan(step, (start, optimiser.init(start)), jnp.arange(steps))[0][0]
+
+
+def _mean_and_error(log_weights: Float[Array, "S"]) -> Float[Array, "2"]:
+    return jnp.stack([jnp.mean(log_weights), jnp.std(log_weights, ddof=1) / len(log_weights) ** 0.5])
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """What the two terms of the ELBO are, averaged over a data set, in nats per example.
+
+    ``rate`` is the KL term and ``distortion`` −E log p(x|z), one point of the rate–distortion plane (Alemi et al. 2018);
+    ELBO = −rate − distortion. rate = I(x; z) + KL(q(z) ‖ p(z)): ``information`` bounds I(x; z) of the population that
+    the rows come from, from below (it cannot exceed log n) and from above (Poole et al. 2019), and ``marginal_kl`` what
+    is left of the rate accordingly. With the lower bound of I(x; z) all is exact for the rows themselves.
+    """
+
+    rate: Estimate
+    distortion: Estimate
+    information: tuple[Estimate, Estimate]
+    marginal_kl: tuple[Estimate, Estimate]
+
+
+def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
+    """Take the KL term of a data set apart; the work grows with the square of the number of rows.
+
+    Raises :class:`~tightbound.errors.DataError` for fewer than two rows.
+    """
+    require_fixed(model.spec.sites, data)
+    count = len(data.x)
+    if count < 2:
+        raise DataError(f"the aggregate posterior needs at least 2 rows, got {count}")
+    rows, key = place(data), jax.random.key(seed)
+    rate, distortion, own, z = over_blocks(_terms, rows, count, 256, key, model)
+    everyone = np.concatenate([index for index, _ in blocks(count, ROWS_AT_ONCE)])
+    columns = [
+        np.asarray(_log_aggregate(model, rows, jnp.asarray(everyone), jnp.asarray(z[np.maximum(index, 0)]), index))[:, :used]
+        for index, used in blocks(count, 256)
+    ]
+    with_own, without_own = np.concatenate(columns, axis=1)
+    lower, upper, above = own - (with_own - np.log(count)), own - (without_own - np.log(count - 1)), f"{count - 1:,} other rows"
+    if upper.mean() > rate.mean():  # KL(q(z) ‖ p(z)) is not negative, so the rate bounds the information too
+        upper, above = rate, "the rate"
+
+    def mean(values: np.ndarray, side: Any, method: str) -> Estimate:
+        return mean_estimate(values, side=side, method=method, draws=1, measure=model.measure)
+
+    return Surgery(
+        mean(rate, "exact", "KL term"),
+        mean(distortion, "exact", "−log p(x|z) at draws from q(z|x)"),
+        (mean(lower, "lower", f"{count:,} rows"), mean(upper, "upper", above)),
+        (mean(rate - upper, "lower", "rate less information"), mean(rate - lower, "upper", "rate less information")),
+    )
+
+
+@eqx.filter_jit
+def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tuple[Array, ...]:
+    batch, prior = rows.batch(index, key), model.prior()
+
+    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array, ...]:
+        q = model.posterior(x, observed)
+        z = q.sample(jax.random.fold_in(key, row))
+        own, closed = q.log_prob(z), kl(q, prior)
+        rate = own - prior.log_prob(z) if closed is None else jnp.sum(closed)
+        return rate, -model.log_likelihood(z, x, observed, exposure), own, z
+
+    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure)), 0)
+    return jax.vmap(one, in_axes=in_axes)(batch.x, batch.observed, batch.exposure, index)
+
+
+@eqx.filter_jit
+def _log_aggregate(
+    model: Model, rows: Rows, everyone: Int[Array, "N"], z: Float[Array, "R L"], own: Int[Array, "R"]
+) -> Float[Array, "2 R"]:
+    """Return log Σ_j q(z|x_j) over all rows, and over all but the row that z was drawn for."""
+
+    def block(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        batch = rows.batch(index, jax.random.key(0))
+
+        def one(x: Array, observed: Array | None) -> Array:
+            return jax.vmap(model.posterior(x, observed).log_prob)(z)
+
+        scores = jax.vmap(one, in_axes=(0, None if batch.observed is None else 0))(batch.x, batch.observed)
+        scores = jnp.where(index[:, None] >= 0, scores, -jnp.inf)
+        others = jnp.where(index[:, None] == own, -jnp.inf, scores)
+        joined = [jnp.logaddexp(total, logsumexp(part, axis=0)) for total, part in zip(carry, (scores, others), strict=True)]
+        return (joined[0], joined[1]), None
+
+    nothing = jnp.full(len(z), -jnp.inf)
+    blocked = everyone.reshape(-1, ROWS_AT_ONCE)
+    return jnp.stack(jax.lax.scan(block, (nothing, nothing), blocked)[0])
