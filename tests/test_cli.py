@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import tightbound as tb
-from running import SOURCE, call, finished, fit_flags, sha256, start, table
+from running import SMALL, SOURCE, call, finished, fit_flags, sha256, start, table
 from tightbound import cli, fitting
 from tightbound.settings import merge, read_toml, template
 
@@ -71,7 +71,32 @@ def test_evaluate_repeats_the_numbers_of_the_run() -> None:
     assert own["elbo"] == stored["elbo"] and own["log_evidence"] == stored["log_evidence"]
     (other,) = call("evaluate", run, data, "-k", 10, "--max-examples", 9, "--json").lines()
     assert other["elbo"]["examples"] == 9
-    assert "9 examples" in call("evaluate", run, data, "-k", 10, "--max-examples", 9).out
+    shown = call("evaluate", run, data, "-k", 10, "--max-examples", 9).out
+    assert "nats per row" in shown and "lower bound" in shown and "importance sampling, k = 10" in shown
+
+
+def test_evaluate_by_other_methods_and_proposals() -> None:
+    run, data, _ = finished()
+    given = ("evaluate", run, data, "--max-examples", 3, "-k", 20, "--method", "importance,exact", "--json")
+    (plain,), (refined,) = (call(*given, *more).lines() for more in ((), ("--proposal", "refined", "--defensive", 0.1)))
+    assert plain["exact"]["side"] == "exact" and plain["exact"]["value"] == refined["exact"]["value"]
+    assert "refined proposal, 1 step, 10% of the draws from the prior" in refined["log_evidence"]["method"]
+    assert "elbo" not in plain, "only what was asked for"
+
+
+def test_diagnose_says_what_is_wrong(tmp_path: Path) -> None:
+    run, data, _ = finished()
+    findings = call("diagnose", run, "--json").lines()
+    assert [finding["code"] for finding in findings] == [f"TB{number:03}" for number in range(1, 13)]
+    assert all(finding["event"] == "finding" and finding["text"] for finding in findings)
+    everything, brief = call("diagnose", run, "--all").out, call("diagnose", run).out
+    assert "TB012 skipped steps: in order" in everything and "TB012" not in brief and "in order" in brief
+    flags = (flag for flag in fit_flags() if flag != "--no-diagnosis")
+    outcome = call("fit", data, "--out", tmp_path / "run", *flags, "--warmup", 4000, "--no-pictures")
+    assert outcome.code == 0, outcome.err
+    assert "TB010 warm-up never ended" in outcome.out
+    stored = tb.read_run(tmp_path / "run").summary["diagnosis"]
+    assert [finding["status"] for finding in stored if finding["code"] == "TB010"] == ["problem"]
 
 
 def test_evaluate_notices_that_the_data_has_changed(tmp_path: Path) -> None:
@@ -162,7 +187,7 @@ def test_images_binarised_as_they_are_drawn(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", levels)
     outcome = call(
-        "fit", tmp_path / "x.npy", "--out", tmp_path / "run", *fit_flags(3)[:8], "--steps", 3, "--binarise", "dynamic"
+        "fit", tmp_path / "x.npy", "--out", tmp_path / "run", *SMALL, "--steps", 3, "--binarise", "dynamic"
     )
     assert outcome.code == 0, outcome.err
     assert "nats per image" in outcome.out
@@ -182,17 +207,10 @@ def test_numbers_of_training_rows_say_so(tmp_path: Path) -> None:
     assert "warning: no row was held out" in outcome.out
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--beta", "4"), "trained with β = 4"),
-        (("--warmup", "100"), "the weight only reached 0.03 of 1"),
-    ],
-)
-def test_a_weight_of_the_kl_other_than_one_is_said_aloud(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+def test_a_weight_of_the_kl_other_than_one_is_said_aloud(tmp_path: Path) -> None:
     _, data, _ = finished()
-    outcome = call("fit", data, "--out", tmp_path / "run", *fit_flags(4), "--no-pictures", *flags)
-    assert words in outcome.out
+    outcome = call("fit", data, "--out", tmp_path / "run", *fit_flags(4), "--no-pictures", "--beta", 4)
+    assert "trained with β = 4" in outcome.out
 
 
 def killed_after(lines: int, *arguments: object, by: signal.Signals = signal.SIGKILL) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import call, finished, fit_flags, table
+from running import SMALL, call, finished, fit_flags, table
 from tightbound import store
 
 GOOD = "a,b\n1.5,2\n2.5,1\n3.5,0.5\n"
@@ -79,7 +79,7 @@ def refused(folder: Path, *arguments: object, words: str) -> str:
 @pytest.mark.parametrize("case", BAD_DATA, ids=str)
 def test_bad_data(tmp_path: Path, case: str) -> None:
     make, words = BAD_DATA[case]
-    refused(tmp_path, "fit", make(tmp_path), "--out", tmp_path / "run", *fit_flags()[:-4], words=words)
+    refused(tmp_path, "fit", make(tmp_path), "--out", tmp_path / "run", *SMALL, words=words)
 
 
 BAD_FLAGS = {
@@ -169,6 +169,10 @@ def test_a_full_disk_during_a_run(tmp_path: Path, what: str, monkeypatch: pytest
     [
         (("info", "nowhere"), "nowhere is not a run folder"),
         (("evaluate", "nowhere"), "nowhere is not a run folder"),
+        (("evaluate", "nowhere", "--proposal", "best"), "kind: expected posterior, refined or laplace, got 'best'"),
+        (("evaluate", "nowhere", "--start", "middle"), "start: expected prior or posterior, got 'middle'"),
+        (("evaluate", "nowhere", "--chains", "0"), "chains: expected at least 1, got 0"),
+        (("diagnose", "nowhere"), "nowhere is not a run folder"),
         (("sample", "nowhere", "--out", "x.npy"), "nowhere is not a run folder"),
         (("info",), "name a run folder"),
         (("sample", "RUN", "--out", "x.txt"), "the name must end in .npy or .csv"),

@@ -8,7 +8,20 @@ import pytest
 from PIL import Image
 
 from tightbound.errors import StoreError
-from tightbound.pictures import Sheets, draw, image_grid, latent_map, loss_curves, marginals, save, sheet, tiles
+from tightbound.pictures import (
+    PosteriorPlane,
+    Sheets,
+    draw,
+    image_grid,
+    latent_map,
+    loss_curves,
+    marginals,
+    posterior_map,
+    region_levels,
+    save,
+    sheet,
+    tiles,
+)
 from tightbound.schema import Sites
 
 RECORDS = [
@@ -106,3 +119,45 @@ def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
         save(sheet(np.zeros((1, 64)), IMAGE, 1), tmp_path / "file" / "x.png")
+
+
+def plane(**changes: object) -> PosteriorPlane:
+    """A posterior with two modes, three tenths of its mass in the right one, and a q that covers the left one."""
+    axes = (np.linspace(-6, 7, 261), np.linspace(-4, 4, 161))
+    first, second = np.meshgrid(*axes, indexing="ij")
+    density = 0.7 * np.exp(-0.5 * ((first + 2) ** 2 + second**2)) + 0.3 * np.exp(-0.5 * ((first - 3) ** 2 + second**2))
+    made = PosteriorPlane(axes, np.log(density + 1e-300), np.array([-2.0, 0.0]), np.eye(2), -10.0, -10.5)
+    return dataclasses.replace(made, **changes)
+
+
+def test_regions_hold_their_mass() -> None:
+    density = np.exp(plane().log_density)
+    for mass, level in zip((0.5, 0.9, 0.99), region_levels(plane().log_density, (0.5, 0.9, 0.99)), strict=True):
+        assert density[plane().log_density >= level].sum() / density.sum() == pytest.approx(mass, abs=2e-3)
+    gaussian = -0.5 * np.linspace(-8, 8, 321)[:, None] ** 2 - 0.5 * np.linspace(-8, 8, 321) ** 2
+    # In the plane the region of mass m of a standard Gaussian ends where −½ r² = log(1 − m).
+    np.testing.assert_allclose(region_levels(gaussian, (0.5, 0.99)), np.log([0.5, 0.01]), atol=0.02)
+
+
+def test_a_map_of_a_posterior_shows_both_distributions_and_their_distance() -> None:
+    covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
+    axes = posterior_map(plane(covariance=covariance, name="row 7")).axes[0]
+    assert axes.get_title(loc="left").splitlines() == [
+        "row 7", "log p(x) = −10.00 nats", "ELBO = −10.50 nats", "KL(q(z | x) ‖ p(z | x)) = 0.50 nats",
+    ]  # fmt: skip
+    for line, mass in zip(axes.lines, (0.5, 0.9, 0.99), strict=True):
+        away = line.get_xydata() - plane().mean
+        distance = np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
+        np.testing.assert_allclose(np.exp(-0.5 * distance), 1 - mass, rtol=1e-6)
+    left, right = axes.get_xlim()
+    assert left < -2 and right > 3, "both modes are inside the picture"
+    widest = axes.collections[0].get_paths()[0]
+    assert widest.contains_point((3.0, 0.0)) and not widest.contains_point((0.5, 3.5)), "across is the first latent"
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_of_several_posteriors_stand_side_by_side(tmp_path: Path) -> None:
+    whole = plane(draws=np.zeros((5, 2)), picture=np.zeros((8, 8, 3)))
+    one, three = (save(posterior_map(*[whole] * count), tmp_path / f"{count}.png") for count in (1, 3))
+    with Image.open(one) as single, Image.open(three) as triple:
+        assert triple.width > 2 * single.width and len(np.unique(np.asarray(triple.convert("L")))) > 20

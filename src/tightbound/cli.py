@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -180,6 +181,7 @@ def fit(
     draws: Annotated[int, typer.Option("--draws", help="Importance samples per test row.", min=1)] = 1000,
     as_json: Json = False,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no picture sheets.")] = False,
+    no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for what is wrong.")] = False,
     latent: Annotated[int | None, _option("Number of latents.", panel=MODEL)] = None,
     network: Annotated[str | None, _option("mlp or convolutional.", panel=MODEL, metavar="NAME")] = None,
     hidden: Annotated[
@@ -246,7 +248,8 @@ def fit(
         fitted = fitting.fit(
             settings.data, settings.spec, settings.objective, settings.plan, out=out, resume=resume,
             loaded=settings_of.loaded_from(data, settings.options), validation=settings.options.validation,
-            test=settings.options.test, draws=draws, pictures=not no_pictures, report=face.report,
+            test=settings.options.test, draws=draws, pictures=not no_pictures, diagnosis=not no_diagnosis,
+            report=face.report,
         )  # fmt: skip
     except (TightboundError, KeyboardInterrupt) as error:
         face.close()
@@ -344,6 +347,21 @@ def evaluate(
     )
     face.close()
     face.estimates(_part("fitting").summarise(result, rows.sites), what)
+
+
+@_command
+def diagnose(
+    run: RunFolder,
+    every: Annotated[bool, typer.Option("--all", help="Show also what is in order or does not apply.")] = False,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Say in words what is wrong with the model of a run, if anything is, and what to change."""
+    stored = _part("store").read_run(run)
+    model = stored.model(trust=trust or ())
+    findings = _part("diagnosis.diagnose").diagnose(_part("settings").subject_of(stored, model))
+    face = _JsonFace() if as_json else _PeopleFace()
+    face.findings([finding.as_dict() for finding in findings], every=every)
 
 
 @_command
@@ -565,6 +583,7 @@ class _PeopleFace:
     def conclude(self, fitted: Any, out: Path) -> None:
         """Print the test numbers, what the model is, and where the pictures are."""
         self.numbers(fitted.summary)
+        self.findings(fitted.summary["diagnosis"])
         self.model(fitted.model.spec, fitted.summary["parameters"])
         self.table("pictures", [("", str(out / picture)) for picture in fitted.summary["pictures"]])
         self.table("run", [("", str(out))])
@@ -591,18 +610,34 @@ class _PeopleFace:
         discrete = any("bits_per_dimension" in line for line in lines)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for title in ("", unit, *(["bits per dimension"] if discrete else []), "", "examples"):
-            table.add_column(title, no_wrap=True, justify="right" if title in (unit, "bits per dimension", "examples") else "left")
+            table.add_column(
+                title, no_wrap=True, justify="right" if title in (unit, "bits per dimension", "examples") else "left"
+            )
         table.add_column("how", overflow="fold")
         for line in lines:
             bits = line.get("bits_per_dimension")
-            cells = [line["quantity"], _with_error(line["value"], line["se"], 2)]
-            cells += [_with_error(*bits, 3) if bits else ""] if discrete else []
+            cells = [line["quantity"], _with_error((line["value"], line["se"]), 2)]
+            cells += [_with_error(bits, 3) if bits else ""] if discrete else []
             ess = "" if line["ess"] is None else f", median effective sample size {line['ess']:.1f}"
             table.add_row(*cells, _SIDES[line["side"]], f"{line['examples']:,}", Text(line["method"] + ess))
         self.console.print(Text(f"{what}; ± is the standard error of the mean over examples"))
         self.console.print(table)
         for note in notes:
             self.warn(note)
+
+    def findings(self, findings: Sequence[dict[str, Any]], *, every: bool = False) -> None:
+        """Print what a diagnosis has found: the problems, each with what to change, and the rest when asked for."""
+        by_status = {status: [f for f in findings if f["status"] == status] for status in ("problem", "ok", "not applicable")}
+        counts = ", ".join(f"{len(found)} {_STATUS[status]}" for status, found in by_status.items() if found)
+        if findings:
+            self.table("diagnosis", [("", counts)])
+        for finding in (f for f in findings if every or f["status"] == "problem"):
+            problem = finding["status"] == "problem"
+            head = Text(f"{finding['code']} {finding['title']}", style="yellow" if problem else "")
+            words = [finding["text"], *([finding["why"], finding["change"]] if problem else [])]
+            self.console.print(head if problem else Text.assemble(head, f": {_STATUS[finding['status']]}"))
+            for sentence in words:
+                self.console.print(Padding(Text(_as_sentence(sentence)), (0, 0, 0, 4)))
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -629,6 +664,11 @@ class _JsonFace:
         """Print estimates."""
         self.numbers({**summary, "evaluated_on": what})
 
+    def findings(self, findings: Sequence[dict[str, Any]], *, every: bool = False) -> None:
+        """Print every finding, one JSON object per line."""
+        for finding in findings:
+            print(json.dumps({"event": "finding", **finding}, ensure_ascii=False), flush=True)
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -643,14 +683,23 @@ class _JsonFace:
 
 def _quantity(estimate: dict[str, Any], unit: str) -> str:
     bits = estimate.get("bits_per_dimension")
-    value = f"{_with_error(estimate['value'], estimate['se'], 2)} {unit}"
-    return value if not bits or bits[0] is None else f"{value} ({_with_error(*bits, 3)} bits per dimension)"
+    value = f"{_with_error((estimate['value'], estimate['se']), 2)} {unit}"
+    return value if not bits or bits[0] is None else f"{value} ({_with_error(bits, 3)} bits per dimension)"
+
+
+_STATUS = {"problem": "to look at", "ok": "in order", "not applicable": "not applicable"}
+
+
+def _as_sentence(text: str) -> str:
+    """Return words as a sentence: a capital, and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 _SIDES = {"lower": "lower bound", "upper": "upper bound", "exact": "exact", "none": "no bound"}
 
 
-def _with_error(value: float | None, error: float | None, digits: int) -> str:
+def _with_error(numbers: Sequence[float | None], digits: int) -> str:
+    value, error = numbers
     spread = "unknown" if error is None else f"{error:.{digits}f}"
     return "not finite" if value is None else f"{value:.{digits}f} ± {spread}"
 

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tightbound.data.arrays import Dataset, Split
+from tightbound.diagnosis.diagnose import diagnose
+from tightbound.diagnosis.finding import Finding
+from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.estimate import Estimate
 from tightbound.evidence.evaluation import Evaluation, evaluate
@@ -34,7 +37,7 @@ from tightbound.store import Resumed, Run, RunWriter, read_run
 from tightbound.training.loop import Progress, Record, Trainer, run_key
 from tightbound.training.plan import Plan
 
-__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "summarise"]
+__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "subject", "summarise"]
 
 EXAMPLES = 2048  # training rows that are shown to parts which start at data
 LOOKED_AT = 2000  # rows in a picture of the latent space, at most
@@ -74,8 +77,8 @@ class Fitted:
     """What came out of a run: the model, the two test numbers, and how it went.
 
     ``elbo`` and ``evidence`` are lower bounds on log p(x), in nats per example, over the rows of ``evaluated_on``:
-    ``"test"``, or ``"training"`` when no row was held out. ``summary`` holds the same as plain numbers, as it stands in
-    the run folder ``run`` (None when nothing was written).
+    ``"test"``, or ``"training"`` when no row was held out. ``findings`` are those of the diagnosis. ``summary`` holds the
+    same as plain numbers, as it stands in the run folder ``run`` (None when nothing was written).
     """
 
     model: Model
@@ -85,6 +88,7 @@ class Fitted:
     split: Split
     records: list[dict[str, Any]]
     warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
     summary: dict[str, Any]
     run: Run | None = None
 
@@ -102,12 +106,14 @@ def fit(
     test: float = 0.1,
     draws: int = 1000,
     pictures: bool = True,
+    diagnosis: bool = True,
     report: Callable[[Event], None] | None = None,
 ) -> Fitted:
     """Train a model on a data set, evaluate it on held-out rows and, with ``out``, keep the run in a folder.
 
     The rows are split by ``plan.seed``; statistics come from the training rows; the weights of the best validation ELBO
-    are kept. The test rows give the ELBO and, by importance sampling with ``draws`` draws, a lower bound on log p(x).
+    are kept. The test rows give the ELBO and, by importance sampling with ``draws`` draws, a lower bound on log p(x); the
+    diagnosis says in words what is wrong with the model, if anything is.
     Under dynamic binarisation the bits of the held-out rows are drawn once, by the seed. ``report`` is called with
     :class:`Started`, with every :class:`~tightbound.Progress`, and while the test rows are evaluated.
 
@@ -132,10 +138,10 @@ def fit(
     fitting = _Fitting(data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None))
     if out is None:
         fitting.train(None)
-        return fitting.evaluate(draws)
+        return fitting.evaluate(draws, diagnosis)
     writer = RunWriter(out)
     fitting.keep(writer, resume, loaded or {})
-    fitted = fitting.evaluate(draws)
+    fitted = fitting.evaluate(draws, diagnosis)
     sheets = draw(fitting.sheets(fitted), writer.partial / "pictures") if pictures else []
     summary = {**fitted.summary, "pictures": [f"pictures/{path.name}" for path in sheets]}
     writer.finish(fitted.model, summary)
@@ -153,6 +159,20 @@ def data_digest(data: Dataset) -> str:
 def held_out(data: Dataset, rows: np.ndarray, seed: int) -> Dataset:
     """Return rows that are evaluated on: under dynamic binarisation with bits that are drawn once for the whole set."""
     return (data.binarised(seed) if data.binarise else data).take(rows)
+
+
+def subject(
+    model: Model,
+    data: Dataset,
+    split: Split,
+    plan: Plan,
+    objective: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    steps: Steps,
+) -> Subject:
+    """Return what the diagnosis of a run looks at: its model, its training and test rows, and how training went."""
+    training, test = (held_out(data, rows, plan.seed) for rows in (split.train, split.test))
+    return Subject(model, training, test, tuple(records), objective, steps, plan.patience)
 
 
 def summarise(result: Evaluation, sites: Sites) -> dict[str, Any]:
@@ -246,13 +266,14 @@ class _Fitting:
         if writer is not None and lines:
             writer.record(lines)
 
-    def evaluate(self, draws: int) -> Fitted:
-        """Return the test numbers of the trained model; without test rows they are of the training rows."""
+    def evaluate(self, draws: int, diagnosis: bool) -> Fitted:
+        """Return the test numbers of the trained model, and its diagnosis; without test rows they are of the training rows."""
         model = self.trainer.model()
         result = evaluate(
             model, self.evaluated(), draws=draws, seed=self.plan.seed,
             report=lambda _, done, total: self.report(Evaluating(done, total)),
         )  # fmt: skip
+        found = {line.name: line.estimate for line in result.lines}
         warnings = self._warnings()
         summary = {
             **summarise(result, self.spec.sites),
@@ -260,20 +281,29 @@ class _Fitting:
             "rows": {name: len(part) for name, part in self.split._asdict().items()},
             "parameters": self.parameters,
             "steps": self.trainer.marks.step,
+            "planned_steps": self.trainer.total,
             "best_step": self.trainer.marks.best_step,
             "validation_elbo": _number(self.trainer.marks.best_elbo),
             "training_seconds": self.seconds,
             "warnings": list(warnings),
         }
+        findings = self._diagnose(model) if diagnosis else ()
+        summary["diagnosis"] = [finding.as_dict() for finding in findings]
         return Fitted(
             model,
-            *(line.estimate for line in result.lines),
+            found["elbo"],
+            found["log_evidence"],
             self.evaluated_on,
             self.split,
             self.records,
             warnings,
+            findings,
             summary,
         )
+
+    def _diagnose(self, model: Model) -> tuple[Finding, ...]:
+        steps = Steps(self.trainer.total, self.trainer.marks.step)
+        return diagnose(subject(model, self.data, self.split, self.plan, self.objective.model_dump(), self.records, steps))
 
     @property
     def evaluated_on(self) -> str:
@@ -308,21 +338,13 @@ class _Fitting:
         )
 
     def _warnings(self) -> tuple[str, ...]:
-        last = self.records[-1] if self.records else {}
-        return tuple(_warn(self.objective, last, self.trainer, self.evaluated_on))
+        return tuple(_warn(self.objective, self.evaluated_on))
 
 
-def _warn(objective: ObjectiveSpec, last: dict[str, Any], trainer: Trainer, evaluated_on: str) -> Iterator[str]:
-    steps, beta, warmup = trainer.marks.step, getattr(objective, "beta", 1.0), getattr(objective, "warmup", 0)
-    if warmup > steps:
-        yield (
-            f"the warm-up of the KL takes {warmup:,} steps, but training ended after {steps:,}: the weight only "
-            f"reached {last.get('beta') or 0:.2g} of {beta:g}; train longer or shorten the warm-up"
-        )
-    elif beta != 1:
+def _warn(objective: ObjectiveSpec, evaluated_on: str) -> Iterator[str]:
+    beta = getattr(objective, "beta", 1.0)
+    if beta != 1:
         yield f"trained with β = {beta:g}: its loss is not minus the ELBO; the numbers above are at β = 1"
-    if skipped := last.get("skipped"):
-        yield f"{skipped:,} of {steps:,} steps had no finite gradient and were skipped; a lower learning rate may help"
     if evaluated_on == "training":
         yield "no row was held out: the numbers above are of the training rows and flatter the model"
 

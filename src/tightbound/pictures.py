@@ -1,9 +1,9 @@
-"""Picture sheets of a run, as PNG: reconstructions, samples, the latent space, the course of training."""
+"""Pictures as PNG: the sheets of a run (reconstructions, samples, latent space, training) and q(z|x) over p(z|x)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from tightbound.files import write_with
 from tightbound.schema import Sites
 
 __all__ = [
+    "PosteriorPlane",
     "Sheets",
     "draw",
     "image_grid",
     "latent_map",
     "loss_curves",
     "marginals",
+    "posterior_map",
     "recovered",
+    "region_levels",
     "save",
     "sheet",
     "tiles",
@@ -33,6 +38,8 @@ COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 INK, PALE = "#333333", "#d8d8d8"
+MASSES = (0.5, 0.9, 0.99)  # of the regions that a map of a posterior shows
+REGIONS = ("#b3d2f0", "#6faade", "#2f74b5")  # from the widest region to the narrowest
 COLUMNS = 12  # columns of a table that are shown, at most
 DPI = 150
 
@@ -214,6 +221,96 @@ def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
         axes.annotate(str(label), middle, ha="center", va="center", fontsize=9, weight="bold", color=INK, bbox=box)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=1.6, fontsize=8)
+
+
+@dataclass(frozen=True)
+class PosteriorPlane:
+    """The posteriors of one example in the plane of two latents, in plain arrays.
+
+    ``axes`` (two, ascending and evenly spaced) and ``log_density``, log p(z|x) on their product up to a constant, first
+    latent first, are those of :func:`~tightbound.evidence.exact.posterior_grid`; ``mean`` (2,) and ``covariance`` (2, 2)
+    those of q(z|x). ``log_evidence`` and ``elbo`` are in nats. ``draws`` (n, 2) come from p(z|x), ``picture``
+    (height, width, 3) is what x looks like, and ``name`` heads the panel.
+    """
+
+    axes: tuple[np.ndarray, np.ndarray]
+    log_density: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
+    log_evidence: float
+    elbo: float
+    draws: np.ndarray | None = None
+    picture: np.ndarray | None = None
+    name: str = ""
+
+
+def posterior_map(*planes: PosteriorPlane) -> Figure:
+    """Return q(z|x) over the true posterior p(z|x) of one or several examples, side by side.
+
+    Filled are the regions of highest density of p(z|x) that hold 50 %, 90 % and 99 % of its mass; the ellipses hold the
+    same masses of q(z|x). Each panel says log p(x), the ELBO and what lies between them: KL(q(z|x) ‖ p(z|x)).
+    """
+    figure = Figure(figsize=(max(3.3 * len(planes), 4.2), 4.4), layout="constrained")
+    grid = figure.subplots(1, len(planes), squeeze=False)[0]
+    for axes, plane in zip(grid, planes, strict=True):
+        _posterior_panel(axes, plane)
+    masses = ", ".join(f"{100 * mass:g} %" for mass in MASSES)
+    swatches: list[Any] = [Patch(color=REGIONS[-1], label=f"true posterior p(z | x): regions of {masses}")]
+    swatches.append(Line2D([], [], color=COLOURS[6], linewidth=1.6, label="q(z | x): the same masses"))
+    if any(plane.draws is not None for plane in planes):
+        dot: dict[str, Any] = {"marker": ".", "color": INK, "linestyle": "", "markersize": 4}
+        swatches.append(Line2D([], [], label="draws from p(z | x)", **dot))
+    columns = len(swatches) if len(planes) > 1 else 1
+    figure.legend(handles=swatches, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def _posterior_panel(axes: Axes, plane: PosteriorPlane) -> None:
+    log_density = np.asarray(plane.log_density, np.float64)
+    levels = region_levels(log_density, MASSES)
+    first, second = plane.axes
+    axes.contourf(first, second, log_density.T, levels=[*levels[::-1], np.inf], colors=REGIONS)
+    if plane.draws is not None:
+        axes.plot(*plane.draws.T, ".", color=INK, markersize=1.6, alpha=0.7)
+    outlines = [_ellipse(plane.mean, plane.covariance, mass) for mass in MASSES]
+    for outline, width in zip(outlines, (1.9, 1.4, 1.0), strict=True):
+        axes.plot(*outline.T, color=COLOURS[6], linewidth=width)
+    inside = np.argwhere(log_density >= levels[-1])
+    corners = [np.array([first[one], second[two]]) for one, two in (inside.min(axis=0), inside.max(axis=0))]
+    shown = np.concatenate([corners, outlines[-1]])
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    margin = 0.08 * (high - low)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    axes.set_xlabel("first latent z₁", color=INK)
+    axes.set_ylabel("second latent z₂", color=INK)
+    axes.locator_params(nbins=5)
+    _plain(axes)
+    gap = f"KL(q(z | x) ‖ p(z | x)) = {plane.log_evidence - plane.elbo:.2f} nats"
+    numbers = f"log p(x) = {plane.log_evidence:.2f} nats\nELBO = {plane.elbo:.2f} nats\n{gap}"
+    title = f"{plane.name}\n{numbers}" if plane.name else numbers
+    axes.set_title(title.replace("-", "−"), fontsize=9, loc="left", color=INK, y=1.0)
+    if plane.picture is not None:
+        corner = axes.inset_axes((0.79, 1.1, 0.21, 0.21))  # beside the title, where it covers nothing
+        corner.imshow(plane.picture, interpolation="nearest")
+        corner.set_anchor("SE")
+        corner.set_xticks([])
+        corner.set_yticks([])
+
+
+def region_levels(log_density: np.ndarray, masses: Sequence[float]) -> list[float]:
+    """Return the log-densities above which lie the given masses of a density on an even grid, highest density first."""
+    descending = np.sort(np.asarray(log_density, np.float64), axis=None)[::-1]
+    mass = np.cumsum(np.exp(descending - descending[0]))
+    return [float(descending[np.searchsorted(mass, share * mass[-1])]) for share in masses]
+
+
+def _ellipse(mean: np.ndarray, covariance: np.ndarray, mass: float) -> np.ndarray:
+    """Return the outline (n, 2) of the region of highest density that holds a mass of a Gaussian in the plane."""
+    angle = np.linspace(0.0, 2.0 * math.pi, 200)
+    radius = math.sqrt(-2.0 * math.log1p(-mass))
+    circle = radius * np.column_stack([np.cos(angle), np.sin(angle)])
+    return np.asarray(mean) + circle @ np.linalg.cholesky(np.asarray(covariance, np.float64)).T
 
 
 def loss_curves(sheets: Sheets) -> Figure:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, g
 
 from pydantic import BaseModel, Field
 
-from tightbound.data.arrays import Binarisation, Dataset, Missing
+from tightbound.data.arrays import Binarisation, Dataset, Missing, Split
 from tightbound.data.load import BUILTIN, load
+from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
-from tightbound.fitting import data_digest, held_out
-from tightbound.model import VAE, default_likelihood
+from tightbound.fitting import data_digest, held_out, subject
+from tightbound.model import VAE, Model, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
 from tightbound.schema import Kind, Sites
 from tightbound.spec import Custom, Spec
@@ -28,15 +29,16 @@ __all__ = [
     "Settings",
     "default_latent",
     "default_plan",
+    "evaluated_rows",
     "from_tables",
     "loaded_from",
     "merge",
     "nested",
     "other_rows",
-    "evaluated_rows",
     "own_rows",
     "read_toml",
     "spec_of",
+    "subject_of",
     "template",
     "to_toml",
     "toml_value",
@@ -152,6 +154,13 @@ def evaluated_rows(run: Run) -> tuple[Dataset, str]:
     """Return the rows that the final numbers of a run are of, with fixed bits, and the part that they are."""
     part = "test" if len(run.split["test"]) else "train"
     return held_out(own_rows(run), run.split[part], _seed(run)), {"train": "training"}.get(part, part)
+
+
+def subject_of(run: Run, model: Model) -> Subject:
+    """Return what a diagnosis of a run looks at."""
+    split, plan = Split(**run.split), Plan(**run.training["plan"])
+    steps = Steps(run.summary["planned_steps"], run.summary["steps"])
+    return subject(model, own_rows(run), split, plan, run.training["objective"], run.metrics(), steps)
 
 
 def other_rows(run: Run, source: str, *, array: str | None = None, label: str | None = None) -> Dataset:

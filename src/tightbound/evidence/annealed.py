@@ -51,9 +51,7 @@ class Walk:
 
     def __post_init__(self) -> None:
         numbers = ("steps", "chains", "leapfrog")
-        problems = [
-            (name, f"expected at least 1, got {getattr(self, name)}") for name in numbers if getattr(self, name) < 1
-        ]
+        problems = [(name, f"expected at least 1, got {getattr(self, name)}") for name in numbers if getattr(self, name) < 1]
         for name, choices in (("start", ("prior", "posterior")), ("schedule", ("sigmoid", "linear"))):
             if getattr(self, name) not in choices:
                 problems.append((name, f"expected {' or '.join(choices)}, got '{getattr(self, name)}'"))
@@ -80,7 +78,8 @@ class Annealed:
         if np.median(self.ess) < SPREAD * self.walk.chains:
             found.append(
                 f"the weights of the chains are uneven ({self.side} bound, median effective sample size "
-                f"{np.median(self.ess):.1f} of {self.walk.chains}): it holds, but its error is understated; use more temperatures"
+                f"{np.median(self.ess):.1f} of {self.walk.chains}): it holds, but its error is understated; "
+                "use more temperatures"
             )
         if not np.all(np.abs(self.acceptance - TARGET) < 0.25):
             found.append(
@@ -136,7 +135,7 @@ def temperatures(steps: int, schedule: Literal["sigmoid", "linear"]) -> np.ndarr
 def annealed(
     model: Model,
     data: RowSource,
-    walk: Walk = Walk(),  # noqa: B008
+    walk: Walk = Walk(),
     *,
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,
@@ -153,7 +152,7 @@ def annealed(
 def bracket(
     model: Model,
     count: int,
-    walk: Walk = Walk(),  # noqa: B008
+    walk: Walk = Walk(),
     *,
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,

@@ -92,8 +92,9 @@ def gaps(
 
     The best q of a family is found by ``steps`` steps of Adam on its ELBO, for each row alone and from two starts: the
     amortised parameters, and the member of the family that is nearest to a Gaussian fitted by its curvature. What is
-    found is never worse than the amortised q, but it need not be the very best: the amortisation gap may be larger. ``families`` are tried
-    beside the model's own; by default the full-covariance Gaussian. ``draws`` go into log p(x).
+    found is never worse than the amortised q, but it need not be the very best: the amortisation gap may be larger.
+    ``families`` are tried beside the model's own; by default the full-covariance Gaussian. ``draws`` go into log p(x).
+    Raises :class:`~tightbound.errors.SpecError` for fewer than one step.
     """
     if steps < 1:
         raise SpecError("gaps", (("steps", f"expected at least 1, got {steps}"),))
@@ -117,9 +118,7 @@ def gaps(
 
 
 @eqx.filter_jit
-def _best(
-    model: Model, head: PosteriorHead, rows: Rows, index: Int[Array, "R"], key: Array, steps: int
-) -> Float[Array, "4 R"]:
+def _best(model: Model, head: PosteriorHead, rows: Rows, index: Int[Array, "R"], key: Array, steps: int) -> Float[Array, "4 R"]:
     batch, prior = rows.batch(index, key), model.prior()
     # Every parameter moves by the rate: of many, less each.
     rate = _LEARNING_RATE * min(1.0, (2 * model.spec.latent / head.parameters) ** 0.5)

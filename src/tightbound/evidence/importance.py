@@ -35,6 +35,7 @@ __all__ = ["Importance", "importance"]
 UNRELIABLE = 0.7  # Pareto shape above which the mean of the weights does not settle with practical numbers of draws
 FEW = 10.0  # effective draws below which a standard error by the delta method means little
 LEAST_TAIL, MOST_TAIL = 5, 1000  # largest weights that the Pareto shape is fitted to
+LEVEL = 0.01  # relative difference between the largest weight and the threshold of the tail that is no tail
 DRAWS_AT_ONCE = 100  # draws of one row that are decoded together; the noise is a function of (seed, row, chunk)
 ROWS_AT_ONCE = 16
 _NO_CHUNK = 2**31 - 1  # its noise is for fitting the proposal
@@ -132,15 +133,22 @@ def importance(
 
 def _kept(tail: int) -> int:
     """Return how many of the largest weights a program keeps: a power of two, so that few programs are compiled."""
-    return 2 ** math.ceil(math.log2(max(tail + 1, 32)))
+    return 2 ** math.ceil(math.log2(max(tail + 1, 128)))
 
 
 def _pareto_shape(largest: Float[np.ndarray, "n T"], tail: int) -> Float[np.ndarray, "n"]:
-    """Return k̂ from the logarithms of the ``tail`` + 1 largest weights of every row, the smallest being the threshold."""
+    """Return k̂ from the logarithms of the ``tail`` + 1 largest weights of every row, the smallest being the threshold.
+
+    Where most of them are nothing beside the largest, no tail can be fitted: it is as heavy as can be, k̂ = ∞.
+    """
     if tail < LEAST_TAIL:
         return np.full(len(largest), np.nan)
-    weights = np.exp(largest - largest[:, :1], dtype=np.float32)
-    return np.concatenate([np.asarray(_fit_tails(weights[index], tail))[:used] for index, used in blocks(len(weights), 64)])
+    top = np.where(np.isfinite(largest[:, :1]), largest[:, :1], 0.0)
+    weights = np.exp(largest - top, dtype=np.float32)
+    fitted = [np.asarray(_fit_tails(weights[index], tail))[:used] for index, used in blocks(len(weights), 64)]
+    shape = np.nan_to_num(np.concatenate(fitted), nan=np.inf, posinf=np.inf)
+    # Weights that differ by rounding only, as those of a perfect proposal do, have no tail.
+    return np.where(weights[:, -1] > 1.0 - LEVEL, 0.0, shape)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -24,9 +24,10 @@ from tightbound.model import Model
 
 __all__ = ["Proposal", "Row", "propose"]
 
-CHECKS = 4  # draws that compare two candidates
+CHECKS = 4  # draws that compare a candidate with where it started
 GRADIENT_COST = 3  # a value with its gradient, in decoder evaluations: forward, and twice that backward
-LEAST_CURVATURE = 0.1  # of the least curvature of q(z|x)
+LEAST_CURVATURE = 0.1  # of the prior's: no proposal is more than about three times as wide
+PRIOR_DRAWS = 64
 
 
 class Row(NamedTuple):
@@ -61,8 +62,8 @@ class Proposal:
             problems.append(("kind", f"expected posterior, refined or laplace, got '{self.kind}'"))
         if self.steps is not None and self.steps < 1:
             problems.append(("steps", f"expected at least 1, got {self.steps}"))
-        if self.draws < 1:
-            problems.append(("draws", f"expected at least 1, got {self.draws}"))
+        if self.draws < 2 or self.draws % 2:
+            problems.append(("draws", f"expected an even number of at least 2, got {self.draws}: they come in mirrored pairs"))
         if not 0.0 <= self.defensive < 1.0:
             problems.append(("defensive", f"expected a share of at least 0 and below 1, got {self.defensive}"))
         if problems:
@@ -95,8 +96,8 @@ class Proposal:
 def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row, key: Array) -> dist.Distribution:
     """Return the distribution that an example's importance samples come from, ``defensive`` not yet mixed in.
 
-    A fit that ends below the ELBO of where it started, by a few draws, is dropped: any proposal is valid, and its draws
-    are fresh.
+    A step after which the weights of a few draws are neither more even nor larger is not taken: any proposal is valid, and
+    the draws of the estimate are fresh.
     """
     q = model.posterior(row.x, row.observed)
     if proposal.kind == "posterior":
@@ -108,12 +109,16 @@ def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row
 
     fit_key, check_key = jax.random.split(key)
     noise = jax.random.normal(check_key, (CHECKS, len(start.loc)))
-    best, best_elbo = start, start.elbo(log_joint, noise)
+    best, best_weights = start, start.log_weights(log_joint, noise)
     for fitted in _steps(proposal, model, prior, row, log_joint, start, fit_key):
-        elbo = fitted.elbo(log_joint, noise)
-        better = elbo > best_elbo  # false for NaN
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), fitted, best)  # noqa: B023
-        best_elbo = jnp.where(better, elbo, best_elbo)
+        weights = fitted.log_weights(log_joint, noise)
+        # Even weights are what is wanted; a higher ELBO alone may be luck. Both are false for NaN.
+        accepted = (jnp.std(weights) < jnp.std(best_weights)) | (jnp.mean(weights) > jnp.mean(best_weights))
+        best, best_weights = jax.tree.map(
+            lambda new, old: jnp.where(accepted, new, old),  # noqa: B023
+            (fitted, weights),
+            (best, best_weights),
+        )
     return dist.MultivariateNormal(best.loc, scale_tril=best.triangle, validate_args=False)
 
 
@@ -126,9 +131,10 @@ class _Gaussian(NamedTuple):
     def at(self, noise: Float[Array, "S L"]) -> Float[Array, "S L"]:
         return self.loc + noise @ self.triangle.T
 
-    def elbo(self, log_joint: Callable[[Array], Array], noise: Float[Array, "S L"]) -> Float[Array, ""]:
-        """Return the ELBO but for a constant: E log p(x, z) by the given noise, and the entropy in closed form."""
-        return jnp.mean(jax.vmap(log_joint)(self.at(noise))) + jnp.sum(jnp.log(jnp.diag(self.triangle)))
+    def log_weights(self, log_joint: Callable[[Array], Array], noise: Float[Array, "S L"]) -> Float[Array, "S"]:
+        """Return log p(x, z) − log q(z) at the given noise, but for a constant."""
+        log_density = -0.5 * jnp.sum(noise**2, axis=1) - jnp.sum(jnp.log(jnp.diag(self.triangle)))
+        return jax.vmap(log_joint)(self.at(noise)) - log_density
 
 
 def _steps(
@@ -141,7 +147,8 @@ def _steps(
     key: Array,
 ) -> list[_Gaussian]:
     """Return the candidates: every refined step, or the Gaussian at the mode."""
-    least = LEAST_CURVATURE * jnp.min(jnp.diag(start.triangle) ** -2)
+    key, prior_key = jax.random.split(key)
+    least = LEAST_CURVATURE / jnp.max(jnp.var(prior.sample(prior_key, (PRIOR_DRAWS,)), axis=0))
 
     def curvature(points: Array) -> Array:
         each = jax.vmap(lambda z: _curvature(model, prior, row, z))(points)
@@ -155,19 +162,14 @@ def _steps(
     candidates, at = [], start
     for number in range(proposal.length):
         if proposal.kind == "refined":
-            noise = _antithetic(jax.random.fold_in(key, number), proposal.draws, len(start.loc))
-            at = step(at, at.at(noise))
+            half = jax.random.normal(jax.random.fold_in(key, number), (proposal.draws // 2, len(start.loc)))
+            at = step(at, at.at(jnp.concatenate([half, -half])))
             candidates.append(at)
         else:
             at = step(at, at.loc[None])
     if proposal.kind == "laplace":
         candidates.append(_Gaussian(at.loc, jnp.linalg.cholesky(jnp.linalg.inv(curvature(at.loc[None])))))
     return candidates
-
-
-def _antithetic(key: Array, draws: int, latent: int) -> Float[Array, "S L"]:
-    half = jax.random.normal(key, (-(-draws // 2), latent))
-    return jnp.concatenate([half, -half])[:draws]
 
 
 def _curvature(model: Model, prior: dist.Distribution, row: Row, z: Float[Array, "L"]) -> Float[Array, "L L"]:

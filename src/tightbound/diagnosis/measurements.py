@@ -1,0 +1,149 @@
+"""What the checks measure on the device: three small programs, each over blocks of rows.
+
+Everything that leaves this module is a NumPy array: the checks themselves are arithmetic on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int
+
+from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
+from tightbound.model import Model
+from tightbound.rows import Batch, Rows, RowSource, over_blocks, place
+
+__all__ = ["Posteriors", "Prior", "log_densities", "posteriors", "prior"]
+
+BLOCK = 64  # a mixture prior of thousands of components meets every draw of a block at once
+DRAWS = 4  # of every row, where the KL has no closed form
+PRIOR_DRAWS = 2000
+POINTS_AT_ONCE = 32
+SEED = 0
+
+
+class Posteriors(NamedTuple):
+    """q(z|x) of n rows: means and deviations (n, L), the KL from the prior in nats and one draw of each row.
+
+    ``kl`` is (n, L) where it splits into latents and (n, 1) otherwise. ``log_prior`` (n,) is log p(z) at ``draw``
+    (n, L). ``noise`` (n, D) is σ of p(x|z) at the mean of q(z|x), (n, 0) unless the likelihood is Gaussian.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    kl: np.ndarray
+    draw: np.ndarray
+    log_prior: np.ndarray
+    noise: np.ndarray
+
+
+class Prior(NamedTuple):
+    """p(z): its variance per latent (L,), and what is special about it.
+
+    ``gaussian`` holds mean and deviation (2, L) of a diagonal Gaussian prior. A mixture has ``weights`` (K,) and, in
+    ``responsibility`` (K,), the largest probability with which any of the given points came from each component.
+    """
+
+    variance: np.ndarray
+    gaussian: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    responsibility: np.ndarray | None = None
+
+
+def posteriors(model: Model, data: RowSource) -> Posteriors:
+    """Return what q(z|x) is for every row; the noise is a function of the row's number."""
+    count, key = len(data.x), jax.random.key(SEED)
+    # Gaussian noise is drawn on the host: the random generator would take longer to compile than the rest.
+    noise = np.random.default_rng(SEED).standard_normal((count, DRAWS, model.spec.latent), np.float32)
+    return Posteriors(*over_blocks(_posteriors, place(data), count, BLOCK, model, jnp.asarray(noise), key))
+
+
+def prior(model: Model, points: np.ndarray) -> Prior:
+    """Return what p(z) is, with the responsibilities of its components for ``points`` (n, L)."""
+    variance, *special = _prior(model, jnp.asarray(points), jax.random.key(SEED + 1))
+    return Prior(np.asarray(variance), *(None if part is None else np.asarray(part) for part in special))
+
+
+def log_densities(model: Model, data: RowSource, points: np.ndarray) -> np.ndarray:
+    """Return log q(z_i|x_j) in nats for every row j and point i, shape (rows, points): for any family of q."""
+    return over_blocks(_log_densities, place(data), len(data.x), BLOCK, model, points)[0]
+
+
+def _rowwise(function: Callable[..., tuple[Array, ...]], batch: Batch, index: Array) -> tuple[Array, ...]:
+    inputs = (batch.x, batch.observed, batch.exposure, index)
+    result: tuple[Array, ...] = jax.vmap(function, in_axes=tuple(None if part is None else 0 for part in inputs))(*inputs)
+    return result
+
+
+@eqx.filter_jit
+def _posteriors(
+    rows: Rows, index: Int[Array, "B"], model: Model, noise: Float[Array, "n S L"], key: Array
+) -> tuple[Array, ...]:
+    p_z = model.prior()
+
+    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array, ...]:
+        q = model.posterior(x, observed)
+        draws = _draw(q, noise[row], jax.random.fold_in(key, row))
+        log_prior = jax.vmap(p_z.log_prob)(draws)
+        divergence = kl(q, p_z)
+        if divergence is None:
+            divergence = jnp.mean(jax.vmap(q.log_prob)(draws) - log_prior)[None]
+        p_x = model.likelihood(q.mean, exposure)
+        sigma = p_x.scale if isinstance(p_x, dist.Normal) else jnp.zeros(0)
+        return q.mean, jnp.sqrt(q.variance), divergence, draws[0], log_prior[0], sigma
+
+    return _rowwise(one, rows.batch(index, key), index)
+
+
+def _draw(q: dist.Distribution, noise: Float[Array, "S L"], key: Array) -> Float[Array, "S L"]:
+    """Return draws from q(z|x), made of standard normal noise where it is Gaussian and of the key otherwise."""
+    if is_diagonal_gaussian(q):
+        return q.base_dist.loc + q.base_dist.scale * noise
+    if isinstance(q, dist.MultivariateNormal):
+        return q.loc + noise @ q.scale_tril.T
+    return q.sample(key, (DRAWS,))
+
+
+@eqx.filter_jit
+def _log_densities(rows: Rows, index: Int[Array, "B"], model: Model, points: Float[Array, "n L"]) -> tuple[Array, ...]:
+    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array]:
+        return (jax.vmap(model.posterior(x, observed).log_prob)(points),)
+
+    return _rowwise(one, rows.batch(index, jax.random.key(SEED)), index)
+
+
+@eqx.filter_jit
+def _prior(model: Model, points: Float[Array, "n L"], key: Array) -> tuple[Array, Array | None, Array | None, Array | None]:
+    p_z = model.prior()
+    if is_diagonal_gaussian(p_z):
+        return p_z.base_dist.scale**2, jnp.stack([p_z.base_dist.loc, p_z.base_dist.scale]), None, None
+    variance = jnp.var(p_z.sample(key, (PRIOR_DRAWS,)), axis=0)
+    components = _components(p_z)
+    if components is None:
+        return variance, None, None, None
+    log_weights, member = components
+
+    def responsibilities(z: Array) -> Array:
+        return jax.nn.softmax(log_weights + member(z))
+
+    largest = jnp.max(jax.lax.map(responsibilities, points, batch_size=POINTS_AT_ONCE), axis=0)
+    return variance, None, jnp.exp(log_weights), largest
+
+
+def _components(p_z: Any) -> tuple[Array, Callable[[Array], Array]] | None:
+    """Return log-weights (K,) and the log-densities (K,) of a mixture's members as a function of z, or None."""
+    if isinstance(p_z, GaussianMixture):
+        normal = jax.vmap(lambda loc, scale, z: diagonal_gaussian(loc, scale).log_prob(z), in_axes=(0, 0, None))
+        return p_z.log_weights, lambda z: normal(p_z.loc, p_z.scale, z)
+    if isinstance(p_z, SharedFamilyMixture):
+        head: Any = p_z.head
+        count = len(p_z.parameters)
+        member = jax.vmap(lambda parameters, z: head(parameters).log_prob(z), in_axes=(0, None))
+        return jnp.full(count, -jnp.log(count)), lambda z: member(p_z.parameters, z)
+    return None
