@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tightbound import distributions, errors
     from tightbound.data.arrays import Dataset, Split, from_arrays
     from tightbound.data.load import load
+    from tightbound.diagnosis.diagnose import diagnose
+    from tightbound.diagnosis.finding import Finding
+    from tightbound.diagnosis.subject import Subject
     from tightbound.errors import (
         CombinationError,
         DataError,
@@ -24,8 +27,14 @@ if TYPE_CHECKING:
         TrainingError,
         UntrustedError,
     )
+    from tightbound.evidence.annealed import Annealed, Bracket, Walk, annealed, bracket
     from tightbound.evidence.estimate import Estimate
+    from tightbound.evidence.evaluation import Evaluation, evaluate
+    from tightbound.evidence.exact import Exact, Grid, exact, posterior_grid
+    from tightbound.evidence.gaps import Gaps, Surgery, gaps, surgery
     from tightbound.evidence.importance import Importance, importance
+    from tightbound.evidence.proposals import Proposal
+    from tightbound.evidence.truth import PosteriorDraws, true_posterior
     from tightbound.fitting import Fitted, fit
     from tightbound.inference import decode, embed, reconstruct, sample
     from tightbound.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, NegativeBinomial, Poisson
@@ -47,7 +56,9 @@ __all__ = [
     "IWAE",
     "MLP",
     "VAE",
+    "Annealed",
     "Bernoulli",
+    "Bracket",
     "Categorical",
     "CombinationError",
     "Convolutional",
@@ -57,17 +68,24 @@ __all__ = [
     "DiagonalGaussian",
     "DiscretisedLogistic",
     "Estimate",
+    "Evaluation",
+    "Exact",
+    "Finding",
     "Fitted",
     "FormatError",
     "FullGaussian",
+    "Gaps",
     "Gaussian",
+    "Grid",
     "Importance",
     "Model",
     "NegativeBinomial",
     "OutputExistsError",
     "Plan",
     "Poisson",
+    "PosteriorDraws",
     "Progress",
+    "Proposal",
     "Run",
     "Sites",
     "SpecError",
@@ -75,26 +93,38 @@ __all__ = [
     "StandardNormal",
     "Statistics",
     "StoreError",
+    "Subject",
     "SupportError",
+    "Surgery",
     "TightboundError",
     "TrainedMixture",
     "TrainingError",
     "UntrustedError",
     "VampPrior",
+    "Walk",
+    "annealed",
+    "bracket",
     "decode",
+    "diagnose",
     "distributions",
     "embed",
     "errors",
+    "evaluate",
+    "exact",
     "fit",
     "from_arrays",
+    "gaps",
     "importance",
     "load",
     "load_model",
+    "posterior_grid",
     "read_run",
     "reconstruct",
     "sample",
     "save_model",
+    "surgery",
     "train",
+    "true_posterior",
 ]
 
 # Where the public names live. They are imported when they are first used, so that `tightbound --help` does not wait
@@ -104,8 +134,17 @@ _HOMES = {
     "data.load": "load",
     "errors": "CombinationError DataError FormatError OutputExistsError SpecError StoreError SupportError "
     "TightboundError TrainingError UntrustedError",
+    "diagnosis.diagnose": "diagnose",
+    "diagnosis.finding": "Finding",
+    "diagnosis.subject": "Subject",
+    "evidence.annealed": "Annealed Bracket Walk annealed bracket",
     "evidence.estimate": "Estimate",
+    "evidence.evaluation": "Evaluation evaluate",
+    "evidence.exact": "Exact Grid exact posterior_grid",
+    "evidence.gaps": "Gaps Surgery gaps surgery",
     "evidence.importance": "Importance importance",
+    "evidence.proposals": "Proposal",
+    "evidence.truth": "PosteriorDraws true_posterior",
     "fitting": "Fitted fit",
     "inference": "decode embed reconstruct sample",
     "likelihoods": "Bernoulli Categorical DiscretisedLogistic Gaussian NegativeBinomial Poisson",
