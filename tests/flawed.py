@@ -144,10 +144,10 @@ class FlawedObjective(Objective):
 
     flaw: str = eqx.field(static=True)
 
-    def example(self, model: Any, prior: Any, x: Any, observed: Any, exposure: Any, key: Any) -> Terms:
-        q = model.posterior(x, observed)
+    def example(self, model: Any, prior: Any, row: Any, key: Any) -> Terms:
+        q = model.posterior(row.x, row.observed)
         z = jax.lax.stop_gradient(q.sample(key)) if self.flaw == "detached draws" else q.sample(key)
-        log_likelihood = model.log_likelihood(z, x, observed, exposure)
+        log_likelihood = model.log_likelihood(z, *row)
         rate = 0.0 if self.flaw == "forgotten KL" else q.log_prob(z) - prior.log_prob(z)
         rate = rate if self.flaw != "detached draws" else jax.lax.stop_gradient(rate)
         rate = -rate if self.flaw == "KL of the wrong sign" else rate

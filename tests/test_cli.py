@@ -186,9 +186,7 @@ def test_flags_win_over_the_file_and_set_reaches_every_field(tmp_path: Path) -> 
 def test_images_binarised_as_they_are_drawn(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", levels)
-    outcome = call(
-        "fit", tmp_path / "x.npy", "--out", tmp_path / "run", *SMALL, "--steps", 3, "--binarise", "dynamic"
-    )
+    outcome = call("fit", tmp_path / "x.npy", "--out", tmp_path / "run", *SMALL, "--steps", 3, "--binarise", "dynamic")
     assert outcome.code == 0, outcome.err
     assert "nats per image" in outcome.out
     (own,) = call("evaluate", tmp_path / "run", "-k", 10, "--json").lines()

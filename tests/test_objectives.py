@@ -121,7 +121,7 @@ def test_the_bound_of_many_draws_is_the_logarithm_of_an_unbiased_mean(spec: tb.I
     x, objective = oracle.dataset(1).x, spec.build()
 
     def bound(key: jax.Array) -> jax.Array:
-        return objective.example(oracle.model, oracle.model.prior(), jnp.asarray(x[0]), None, None, key).bound
+        return objective.example(oracle.model, oracle.model.prior(), tb.Row(jnp.asarray(x[0])), key).bound
 
     bounds = np.asarray(jax.jit(jax.vmap(bound))(jax.random.split(jax.random.key(0), 20_000)), float)
     ratio = np.exp(bounds - oracle.log_evidence(x))  # the mean of k weights has expectation p(x)
@@ -155,7 +155,7 @@ def gradients(spec: tb.ELBO | tb.IWAE, count: int = 2000, seed: int = 0, biased:
         model = merge(part, rest)
         if biased:
             return -sticking_inside_many_draws(model, x, spec.k, key)
-        return -objective.example(model, model.prior(), x, None, None, key).bound
+        return -objective.example(model, model.prior(), tb.Row(x), key).bound
 
     def flat(key: jax.Array) -> jax.Array:
         return ravel_pytree(jax.grad(loss)(trained, key))[0]

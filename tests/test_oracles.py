@@ -42,7 +42,7 @@ def many(function: Draws, count: int = DRAWS, seed: int = 0) -> Any:
 
 def objective_terms(spec: tb.ELBO | tb.IWAE, oracle: LinearGaussian, x: np.ndarray) -> Any:
     objective, model = spec.build(), oracle.model
-    return many(lambda key: objective.example(model, model.prior(), jnp.asarray(x), None, None, key))
+    return many(lambda key: objective.example(model, model.prior(), tb.Row(jnp.asarray(x)), key))
 
 
 class Moments(NamedTuple):
@@ -168,7 +168,7 @@ def encoder_gradients(oracle: LinearGaussian, spec: tb.ELBO, count: int = 4000) 
 
     def loss(bias: jax.Array, key: jax.Array) -> jax.Array:
         model = eqx.tree_at(lambda m: m.encoder.output.bias, oracle.model, bias)
-        return -objective.example(model, model.prior(), x, None, None, key).bound
+        return -objective.example(model, model.prior(), tb.Row(x), key).bound
 
     return np.asarray(many(partial(jax.grad(loss), oracle.model.encoder.output.bias), count), float)
 

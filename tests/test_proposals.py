@@ -10,8 +10,9 @@ from linear import LINEAR, linear_model, rows_of, true_mean, true_precision
 from tightbound.errors import SpecError
 from tightbound.evidence.exact import exact
 from tightbound.evidence.importance import _kept, _pareto_shape, importance
-from tightbound.evidence.proposals import Proposal, Row, propose
+from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
+from tightbound.rows import Row
 
 FITTED = [Proposal("refined"), Proposal("refined", steps=2, draws=4), Proposal("laplace", steps=1)]
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FullGaussian
     from tightbound.priors import StandardNormal, TrainedMixture, VampPrior
+    from tightbound.rows import Row
     from tightbound.schema import Sites, Statistics
     from tightbound.spec import Custom
     from tightbound.store import Run, load_model, read_run, save_model
@@ -86,6 +87,7 @@ __all__ = [
     "PosteriorDraws",
     "Progress",
     "Proposal",
+    "Row",
     "Run",
     "Sites",
     "SpecError",
@@ -153,6 +155,7 @@ _HOMES = {
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FullGaussian",
     "priors": "StandardNormal TrainedMixture VampPrior",
+    "rows": "Row",
     "schema": "Sites Statistics",
     "spec": "Custom",
     "store": "Run load_model read_run save_model",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,7 +12,7 @@ from jaxtyping import Array
 
 from tightbound.errors import DataError, SpecError
 from tightbound.model import Model
-from tightbound.rows import Batch, Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_fixed
 
 __all__ = ["Embedding", "decode", "embed", "reconstruct", "sample"]
 
@@ -64,22 +63,14 @@ def _placed(model: Model, data: RowSource) -> Rows:
     return place(data)
 
 
-def _rowwise(function: Callable[..., Any], rows: Rows, index: Array, *, exposure: bool) -> tuple[Array, ...]:
-    batch: Batch = rows.batch(index, jax.random.key(0))
-    inputs = (batch.x, batch.observed, batch.exposure) if exposure else (batch.x, batch.observed)
-    in_axes = tuple(None if part is None else 0 for part in inputs)
-    result = jax.vmap(function, in_axes=in_axes)(*inputs)
-    return result if isinstance(result, tuple) else (result,)
-
-
 @eqx.filter_jit
 def _embed(rows: Rows, index: Array, model: Model) -> tuple[Array, ...]:
-    return _rowwise(model.embed, rows, index, exposure=False)
+    return jax.vmap(lambda row: model.embed(row.x, row.observed))(rows.batch(index, jax.random.key(0)).rows)
 
 
 @eqx.filter_jit
 def _reconstruct(rows: Rows, index: Array, model: Model) -> tuple[Array, ...]:
-    return _rowwise(model.reconstruct, rows, index, exposure=True)
+    return (jax.vmap(lambda row: model.reconstruct(*row))(rows.batch(index, jax.random.key(0)).rows),)
 
 
 @eqx.filter_jit

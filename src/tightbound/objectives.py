@@ -21,7 +21,7 @@ from pydantic import Field
 from tightbound.distributions import kl, stop, training_log_prob
 from tightbound.errors import CombinationError
 from tightbound.model import Model
-from tightbound.rows import Batch
+from tightbound.rows import Batch, Row
 from tightbound.spec import Spec
 
 __all__ = ["ELBO", "IWAE", "AnyObjective", "Loss", "Objective", "ObjectiveSpec", "Terms"]
@@ -55,9 +55,7 @@ class Objective(eqx.Module):
         self,
         model: Model,
         prior: dist.Distribution,
-        x: Float[Array, "D"],
-        observed: Array | None,
-        exposure: Array | None,
+        row: Row,
         key: Array,
     ) -> Terms:
         """Return the terms of one row, with noise from ``key``."""
@@ -76,10 +74,7 @@ class Objective(eqx.Module):
     def rows(self, model: Model, batch: Batch, key: Array) -> Terms:
         """Return the terms of every row, leading axis (B,): the only place where an objective is batched."""
         prior = model.prior()
-        keys = _row_keys(key, len(batch.x))
-        in_axes = (0, None if batch.observed is None else 0, None if batch.exposure is None else 0, 0)
-        example = jax.vmap(partial(self.example, model, prior), in_axes=in_axes)
-        return example(batch.x, batch.observed, batch.exposure, keys)
+        return jax.vmap(partial(self.example, model, prior))(batch.rows, _row_keys(key, len(batch.x)))
 
 
 def _row_keys(key: Array, rows: int) -> Array:
@@ -138,14 +133,12 @@ class _ELBO(Objective):
         self,
         model: Model,
         prior: dist.Distribution,
-        x: Float[Array, "D"],
-        observed: Array | None,
-        exposure: Array | None,
+        row: Row,
         key: Array,
     ) -> Terms:
-        q = model.posterior(x, observed)
+        q = model.posterior(row.x, row.observed)
         z = q.sample(key)
-        log_likelihood = model.log_likelihood(z, x, observed, exposure)
+        log_likelihood = model.log_likelihood(z, *row)
         divergence = None if self.stl else kl(q, prior)
         if divergence is None:
             scored = stop(q) if self.stl else q
@@ -193,16 +186,14 @@ class _IWAE(Objective):
         self,
         model: Model,
         prior: dist.Distribution,
-        x: Float[Array, "D"],
-        observed: Array | None,
-        exposure: Array | None,
+        row: Row,
         key: Array,
     ) -> Terms:
-        q = model.posterior(x, observed)
+        q = model.posterior(row.x, row.observed)
         scored = stop(q) if self.dreg else q
 
         def weigh(z: Array) -> tuple[Array, Array]:
-            reconstruction = -model.log_likelihood(z, x, observed, exposure)
+            reconstruction = -model.log_likelihood(z, *row)
             return reconstruction, scored.log_prob(z) - training_log_prob(prior, z)
 
         draws = q.sample(key, (self.k,))

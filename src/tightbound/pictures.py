@@ -255,7 +255,7 @@ def posterior_map(*planes: PosteriorPlane) -> Figure:
     for axes, plane in zip(grid, planes, strict=True):
         _posterior_panel(axes, plane)
     masses = ", ".join(f"{100 * mass:g} %" for mass in MASSES)
-    swatches: list[Any] = [Patch(color=REGIONS[-1], label=f"true posterior p(z | x): regions of {masses}")]
+    swatches: list[Any] = [Patch(color=REGIONS[-1], label=f"true posterior p(z | x): {masses} of its mass")]
     swatches.append(Line2D([], [], color=COLOURS[6], linewidth=1.6, label="q(z | x): the same masses"))
     if any(plane.draws is not None for plane in planes):
         dot: dict[str, Any] = {"marker": ".", "color": INK, "linestyle": "", "markersize": 4}

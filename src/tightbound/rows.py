@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tightbound.errors import DataError
 from tightbound.schema import Sites
 
-__all__ = ["Batch", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "place", "require_fixed", "require_sites"]
+__all__ = ["Batch", "Row", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "place", "require_fixed", "require_sites"]
 
 
 class RowSource(Protocol):
@@ -37,6 +37,14 @@ class RowSource(Protocol):
     def binarise(self) -> bool: ...  # noqa: D102
 
 
+class Row(NamedTuple):
+    """One example as a model sees it, or many with a leading axis: what is None stays None under ``vmap``."""
+
+    x: Float[Array, "D"]
+    observed: Bool[Array, "D"] | None = None
+    exposure: Float[Array, ""] | None = None
+
+
 class Batch(NamedTuple):
     """Some rows as a model sees them; ``weight`` is 0 for padding."""
 
@@ -44,6 +52,11 @@ class Batch(NamedTuple):
     observed: Bool[Array, "B D"] | None
     exposure: Float[Array, "B"] | None
     weight: Float[Array, "B"]
+
+    @property
+    def rows(self) -> Row:
+        """The rows with a leading axis (B,), to be mapped over."""
+        return Row(self.x, self.observed, self.exposure)
 
 
 class Rows(eqx.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
 from tightbound.model import Model
-from tightbound.rows import Batch, Rows, RowSource, over_blocks, place
+from tightbound.rows import Row, Rows, RowSource, over_blocks, place
 
 __all__ = ["Posteriors", "Prior", "log_densities", "posteriors", "prior"]
 
@@ -75,30 +75,24 @@ def log_densities(model: Model, data: RowSource, points: np.ndarray) -> np.ndarr
     return over_blocks(_log_densities, place(data), len(data.x), BLOCK, model, points)[0]
 
 
-def _rowwise(function: Callable[..., tuple[Array, ...]], batch: Batch, index: Array) -> tuple[Array, ...]:
-    inputs = (batch.x, batch.observed, batch.exposure, index)
-    result: tuple[Array, ...] = jax.vmap(function, in_axes=tuple(None if part is None else 0 for part in inputs))(*inputs)
-    return result
-
-
 @eqx.filter_jit
 def _posteriors(
     rows: Rows, index: Int[Array, "B"], model: Model, noise: Float[Array, "n S L"], key: Array
 ) -> tuple[Array, ...]:
     p_z = model.prior()
 
-    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array, ...]:
-        q = model.posterior(x, observed)
-        draws = _draw(q, noise[row], jax.random.fold_in(key, row))
+    def one(row: Row, number: Array) -> tuple[Array, ...]:
+        q = model.posterior(row.x, row.observed)
+        draws = _draw(q, noise[number], jax.random.fold_in(key, number))
         log_prior = jax.vmap(p_z.log_prob)(draws)
         divergence = kl(q, p_z)
         if divergence is None:
             divergence = jnp.mean(jax.vmap(q.log_prob)(draws) - log_prior)[None]
-        p_x = model.likelihood(q.mean, exposure)
+        p_x = model.likelihood(q.mean, row.exposure)
         sigma = p_x.scale if isinstance(p_x, dist.Normal) else jnp.zeros(0)
         return q.mean, jnp.sqrt(q.variance), divergence, draws[0], log_prior[0], sigma
 
-    return _rowwise(one, rows.batch(index, key), index)
+    return jax.vmap(one)(rows.batch(index, key).rows, index)
 
 
 def _draw(q: dist.Distribution, noise: Float[Array, "S L"], key: Array) -> Float[Array, "S L"]:
@@ -112,10 +106,10 @@ def _draw(q: dist.Distribution, noise: Float[Array, "S L"], key: Array) -> Float
 
 @eqx.filter_jit
 def _log_densities(rows: Rows, index: Int[Array, "B"], model: Model, points: Float[Array, "n L"]) -> tuple[Array, ...]:
-    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array]:
-        return (jax.vmap(model.posterior(x, observed).log_prob)(points),)
+    def one(row: Row) -> Array:
+        return jax.vmap(model.posterior(row.x, row.observed).log_prob)(points)
 
-    return _rowwise(one, rows.batch(index, jax.random.key(SEED)), index)
+    return (jax.vmap(one)(rows.batch(index, jax.random.key(SEED)).rows),)
 
 
 @eqx.filter_jit

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.model import Model
-from tightbound.rows import Rows, RowSource, blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Annealed", "Bracket", "Walk", "annealed", "bracket", "temperatures"]
@@ -215,9 +215,9 @@ def _block(
 ) -> Float[Array, "4 R"]:
     batch = rows.batch(index, key)
 
-    def one(x: Array, observed: Array | None, exposure: Array | None, end: Array | None, row: Array) -> Array:
-        path = _path(model, x, observed, exposure, walk)
-        pilot_key, *chain_keys = jax.random.split(jax.random.fold_in(key, row), walk.chains + 1)
+    def one(row: Row, end: Array | None, number: Array) -> Array:
+        path = _path(model, row, walk)
+        pilot_key, *chain_keys = jax.random.split(jax.random.fold_in(key, number), walk.chains + 1)
         step_sizes = jnp.interp(betas, pilot[1:], _pilot(path, pilot_key, pilot))
         if end is None:
             chain = partial(_forward, path, betas=betas, step_sizes=step_sizes)
@@ -231,8 +231,7 @@ def _block(
         se = jnp.sqrt(jnp.maximum(walk.chains / ess - 1.0, 0.0) / (walk.chains - 1.0))
         return jnp.stack([value, se, ess, jnp.mean(acceptance)])
 
-    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure, ends)), 0)
-    return jax.vmap(one, in_axes=in_axes, out_axes=1)(batch.x, batch.observed, batch.exposure, ends, index)
+    return jax.vmap(one, out_axes=1)(batch.rows, ends, index)
 
 
 class _Path(NamedTuple):
@@ -261,12 +260,12 @@ class _Path(NamedTuple):
         return state.position, info.acceptance_rate
 
 
-def _path(model: Model, x: Array, observed: Array | None, exposure: Array | None, walk: Walk) -> _Path:
-    prior, q = model.prior(), model.posterior(x, observed)
+def _path(model: Model, row: Row, walk: Walk) -> _Path:
+    prior, q = model.prior(), model.posterior(row.x, row.observed)
     start = prior if walk.start == "prior" else q
 
     def log_end(z: Array) -> Array:
-        return model.log_likelihood(z, x, observed, exposure) + prior.log_prob(z)
+        return model.log_likelihood(z, *row) + prior.log_prob(z)
 
     variances = jnp.ones(model.spec.latent) if walk.start == "prior" else q.variance
     return _Path(start.log_prob, log_end, start.sample, variances, walk.leapfrog)

@@ -25,10 +25,10 @@ from tightbound.distributions import kl, stop
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.evidence.importance import importance
-from tightbound.evidence.proposals import Proposal, Row, propose
+from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
-from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, over_blocks, place, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Gaps", "Surgery", "gaps", "surgery"]
@@ -123,12 +123,11 @@ def _best(model: Model, head: PosteriorHead, rows: Rows, index: Int[Array, "R"],
     # Every parameter moves by the rate: of many, less each.
     rate = _LEARNING_RATE * min(1.0, (2 * model.spec.latent / head.parameters) ** 0.5)
 
-    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> Array:
-        example = Row(x, observed, exposure)
-        keys = jax.random.split(jax.random.fold_in(key, row), 4)
+    def one(row: Row, number: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key, number), 4)
 
         def log_joint(z: Array) -> Array:
-            return model.log_likelihood(z, *example) + prior.log_prob(z)
+            return model.log_likelihood(z, *row) + prior.log_prob(z)
 
         def log_weights(h: Array, noise: Array, draws: int) -> Array:
             z = head(h).sample(noise, (draws,))
@@ -137,14 +136,13 @@ def _best(model: Model, head: PosteriorHead, rows: Rows, index: Int[Array, "R"],
         def climb(start: Array, noise: Array) -> Array:
             return _climb(lambda h, at: -jnp.mean(log_weights(h, at, _STEP_DRAWS)), start, noise, rate, steps)
 
-        starts = _starts(model, head, prior, example, keys[0])
+        starts = _starts(model, head, prior, row, keys[0])
         ends = jnp.concatenate([starts[:1], jax.vmap(climb)(starts, jax.random.split(keys[1], len(starts)))])
         chosen = jax.vmap(lambda h: jnp.mean(log_weights(h, keys[2], _CHOICE_DRAWS)))(ends)
         best = ends[jnp.argmax(jnp.where(jnp.isfinite(chosen), chosen, -jnp.inf))]
         return jnp.concatenate([_mean_and_error(log_weights(h, keys[3], _ELBO_DRAWS)) for h in (starts[0], best)])
 
-    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure)), 0)
-    return jax.vmap(one, in_axes=in_axes, out_axes=1)(batch.x, batch.observed, batch.exposure, index)
+    return jax.vmap(one, out_axes=1)(batch.rows, index)
 
 
 def _starts(model: Model, head: PosteriorHead, prior: dist.Distribution, row: Row, key: Array) -> Float[Array, "S P"]:
@@ -227,15 +225,14 @@ def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
 def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tuple[Array, ...]:
     batch, prior = rows.batch(index, key), model.prior()
 
-    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array, ...]:
-        q = model.posterior(x, observed)
-        z = q.sample(jax.random.fold_in(key, row))
+    def one(row: Row, number: Array) -> tuple[Array, ...]:
+        q = model.posterior(row.x, row.observed)
+        z = q.sample(jax.random.fold_in(key, number))
         own, closed = q.log_prob(z), kl(q, prior)
         rate = own - prior.log_prob(z) if closed is None else jnp.sum(closed)
-        return rate, -model.log_likelihood(z, x, observed, exposure), own, z
+        return rate, -model.log_likelihood(z, *row), own, z
 
-    in_axes = (*(None if part is None else 0 for part in (batch.x, batch.observed, batch.exposure)), 0)
-    return jax.vmap(one, in_axes=in_axes)(batch.x, batch.observed, batch.exposure, index)
+    return jax.vmap(one)(batch.rows, index)
 
 
 @eqx.filter_jit
@@ -247,10 +244,7 @@ def _log_aggregate(
     def block(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         batch = rows.batch(index, jax.random.key(0))
 
-        def one(x: Array, observed: Array | None) -> Array:
-            return jax.vmap(model.posterior(x, observed).log_prob)(z)
-
-        scores = jax.vmap(one, in_axes=(0, None if batch.observed is None else 0))(batch.x, batch.observed)
+        scores = jax.vmap(lambda row: jax.vmap(model.posterior(row.x, row.observed).log_prob)(z))(batch.rows)
         scores = jnp.where(index[:, None] >= 0, scores, -jnp.inf)
         others = jnp.where(index[:, None] == own, -jnp.inf, scores)
         joined = [jnp.logaddexp(total, logsumexp(part, axis=0)) for total, part in zip(carry, (scores, others), strict=True)]

@@ -25,9 +25,9 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
-from tightbound.evidence.proposals import Proposal, Row, propose
+from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
-from tightbound.rows import Rows, RowSource, blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Importance", "importance"]
@@ -164,9 +164,8 @@ def _block(
     batch = rows.batch(index, key)
     prior = model.prior()
 
-    def one(x: Array, observed: Array | None, exposure: Array | None, row: Array) -> tuple[Array, Array]:
-        example = Row(x, observed, exposure)
-        row_key = jax.random.fold_in(key, row)
+    def one(example: Row, number: Array) -> tuple[Array, Array]:
+        row_key = jax.random.fold_in(key, number)
         r = propose(proposal, model, prior, example, jax.random.fold_in(row_key, _NO_CHUNK))
 
         def weigh(z: Array) -> Array:
@@ -186,8 +185,7 @@ def _block(
         sums, largest = jax.lax.fori_loop(0, chunks, chunk, (start, jnp.full(kept, -jnp.inf)))
         return _summary(sums, draws), largest
 
-    in_axes = (0, None if batch.observed is None else 0, None if batch.exposure is None else 0, 0)
-    return jax.vmap(one, in_axes=in_axes, out_axes=(1, 0))(batch.x, batch.observed, batch.exposure, index)
+    return jax.vmap(one, out_axes=(1, 0))(batch.rows, index)
 
 
 def _draw(proposal: Proposal, r: dist.Distribution, prior: dist.Distribution, key: Array) -> Float[Array, "C L"]:

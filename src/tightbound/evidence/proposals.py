@@ -21,21 +21,14 @@ from jaxtyping import Array, Float
 
 from tightbound.errors import SpecError
 from tightbound.model import Model
+from tightbound.rows import Row
 
-__all__ = ["Proposal", "Row", "propose"]
+__all__ = ["Proposal", "propose"]
 
 CHECKS = 4  # draws that compare a candidate with where it started
 GRADIENT_COST = 3  # a value with its gradient, in decoder evaluations: forward, and twice that backward
 LEAST_CURVATURE = 0.1  # of the prior's: no proposal is more than about three times as wide
 PRIOR_DRAWS = 64
-
-
-class Row(NamedTuple):
-    """One example as a model sees it."""
-
-    x: Float[Array, "D"]
-    observed: Array | None = None
-    exposure: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from blackjax import diagnostics
 from jaxtyping import Array
 
 from tightbound.errors import DataError, SpecError
-from tightbound.evidence.proposals import Row
 from tightbound.model import Model
-from tightbound.rows import RowSource, require_fixed
+from tightbound.rows import Row, RowSource, require_fixed
 
 __all__ = ["PosteriorDraws", "example", "true_posterior"]
 
