@@ -130,14 +130,14 @@ def test_standard_errors_cover_the_truth(model: Model, data: tb.Dataset, truth: 
     assert 0.90 < np.mean(inside) < 0.98
 
 
-@pytest.mark.parametrize("start", ["prior", "posterior"])
+@pytest.mark.parametrize("start", ["prior", "posterior", "refined"])
 def test_annealing_is_a_lower_bound_within_its_error(model: Model, data: tb.Dataset, truth: np.ndarray, start: str) -> None:
     """Mean of 12 rows within 4.5 standard errors of the truth from above, and close from below."""
     result = annealed(model, data, Walk(steps=200, chains=16, leapfrog=5, start=start))
     difference = result.log_evidence - truth
     se = np.sqrt(np.mean(result.se**2) / ROWS)
     assert -0.2 < difference.mean() < 4.5 * se
-    assert 0.5 < result.acceptance.mean() < 0.85
+    assert 0.5 < result.acceptance.mean() < 0.9
     assert result.estimate().side == "lower"
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_evaluated_is_refused(model: Model, data: tb.Dataset) -> 
         bracket(model, 1)
     with pytest.raises(SpecError, match="at least 1"):
         Walk(steps=0)
-    with pytest.raises(SpecError, match=r"prior or posterior, got 'middle'"):
+    with pytest.raises(SpecError, match=r"prior, posterior, refined, got 'middle'"):
         Walk(start="middle")
 
 

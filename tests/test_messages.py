@@ -170,7 +170,7 @@ def test_a_full_disk_during_a_run(tmp_path: Path, what: str, monkeypatch: pytest
         (("info", "nowhere"), "nowhere is not a run folder"),
         (("evaluate", "nowhere"), "nowhere is not a run folder"),
         (("evaluate", "nowhere", "--proposal", "best"), "kind: expected posterior, refined or laplace, got 'best'"),
-        (("evaluate", "nowhere", "--start", "middle"), "start: expected prior or posterior, got 'middle'"),
+        (("evaluate", "nowhere", "--start", "middle"), "start: expected one of prior, posterior, refined, got 'middle'"),
         (("evaluate", "nowhere", "--chains", "0"), "chains: expected at least 1, got 0"),
         (("diagnose", "nowhere"), "nowhere is not a run folder"),
         (("sample", "nowhere", "--out", "x.npy"), "nowhere is not a run folder"),

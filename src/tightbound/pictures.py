@@ -288,8 +288,8 @@ def _posterior_panel(axes: Axes, plane: PosteriorPlane) -> None:
     _plain(axes)
     gap = f"KL(q(z | x) ‖ p(z | x)) = {plane.log_evidence - plane.elbo:.2f} nats"
     numbers = f"log p(x) = {plane.log_evidence:.2f} nats\nELBO = {plane.elbo:.2f} nats\n{gap}"
-    title = f"{plane.name}\n{numbers}" if plane.name else numbers
-    axes.set_title(title.replace("-", "−"), fontsize=9, loc="left", color=INK, y=1.0)
+    numbers = numbers.replace("-", "−")
+    axes.set_title(f"{plane.name}\n{numbers}" if plane.name else numbers, fontsize=9, loc="left", color=INK, y=1.0)
     if plane.picture is not None:
         corner = axes.inset_axes((0.79, 1.1, 0.21, 0.21))  # beside the title, where it covers nothing
         corner.imshow(plane.picture, interpolation="nearest")

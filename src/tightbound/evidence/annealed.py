@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
@@ -40,21 +41,25 @@ LANES = 128  # chains of all rows of a block together: one matrix product
 class Walk:
     """How chains walk: number of temperatures and chains, leapfrog steps per temperature, start and schedule.
 
+    ``start`` is the distribution at β = 0: ``"prior"``, from which every mode can be found; ``"posterior"``, q(z|x), which
+    is nearer; or ``"refined"``, a Gaussian fitted to p(z|x) of each row, nearer still, whose covariance then also is the
+    inverse mass matrix.
+
     Raises :class:`~tightbound.errors.SpecError` for numbers below 1 and names that do not exist.
     """
 
-    steps: int = 500
+    steps: int = 200
     chains: int = 16
     leapfrog: int = 10
-    start: Literal["prior", "posterior"] = "prior"
+    start: Literal["prior", "posterior", "refined"] = "refined"
     schedule: Literal["sigmoid", "linear"] = "sigmoid"
 
     def __post_init__(self) -> None:
         numbers = ("steps", "chains", "leapfrog")
         problems = [(name, f"expected at least 1, got {getattr(self, name)}") for name in numbers if getattr(self, name) < 1]
-        for name, choices in (("start", ("prior", "posterior")), ("schedule", ("sigmoid", "linear"))):
+        for name, choices in (("start", ("prior", "posterior", "refined")), ("schedule", ("sigmoid", "linear"))):
             if getattr(self, name) not in choices:
-                problems.append((name, f"expected {' or '.join(choices)}, got '{getattr(self, name)}'"))
+                problems.append((name, f"expected one of {', '.join(choices)}, got '{getattr(self, name)}'"))
         if problems:
             raise SpecError("Walk", tuple(problems))
 
@@ -93,7 +98,8 @@ class Annealed:
     def estimate(self) -> Estimate:
         """Return the mean over examples."""
         walk = self.walk
-        method = f"annealed importance sampling, {walk.steps:,} temperatures, {walk.chains} chains"
+        start = {"prior": "the prior", "posterior": "q(z|x)", "refined": "refined proposals"}[walk.start]
+        method = f"annealed importance sampling, {walk.steps:,} temperatures, {walk.chains} chains from {start}"
         mean = mean_estimate(
             self.log_evidence, side=self.side, method=method, draws=walk.chains, measure=self.measure, ess=self.ess
         )
@@ -216,8 +222,8 @@ def _block(
     batch = rows.batch(index, key)
 
     def one(row: Row, end: Array | None, number: Array) -> Array:
-        path = _path(model, row, walk)
-        pilot_key, *chain_keys = jax.random.split(jax.random.fold_in(key, number), walk.chains + 1)
+        start_key, pilot_key, *chain_keys = jax.random.split(jax.random.fold_in(key, number), walk.chains + 2)
+        path = _path(model, row, walk, start_key)
         step_sizes = jnp.interp(betas, pilot[1:], _pilot(path, pilot_key, pilot))
         if end is None:
             chain = partial(_forward, path, betas=betas, step_sizes=step_sizes)
@@ -235,12 +241,15 @@ def _block(
 
 
 class _Path(NamedTuple):
-    """The densities along the way for one x: start and end log-densities, a draw from the start, and its variances."""
+    """The densities along the way for one x: start and end log-densities, a draw from the start, and its covariance.
+
+    ``inverse_mass`` is a covariance matrix (L, L), or the variances (L,) alone.
+    """
 
     log_start: Callable[[Array], Array]
     log_end: Callable[[Array], Array]
     draw: Callable[[Array], Array]
-    variances: Array
+    inverse_mass: Array
     leapfrog: int
 
     def tilt(self, z: Array) -> Array:
@@ -256,19 +265,21 @@ class _Path(NamedTuple):
         # Trajectories of one length may be whole periods of an almost Gaussian posterior and end where they began.
         size = step_size * jax.random.uniform(size_key, minval=0.6, maxval=1.1)
         start = hmc.init(z, log_density)
-        state, info = hmc.build_kernel()(move_key, start, log_density, size, self.variances, self.leapfrog)
+        state, info = hmc.build_kernel()(move_key, start, log_density, size, self.inverse_mass, self.leapfrog)
         return state.position, info.acceptance_rate
 
 
-def _path(model: Model, row: Row, walk: Walk) -> _Path:
-    prior, q = model.prior(), model.posterior(row.x, row.observed)
-    start = prior if walk.start == "prior" else q
+def _path(model: Model, row: Row, walk: Walk, key: Array) -> _Path:
+    prior = model.prior()
+    proposal = Proposal("refined" if walk.start == "refined" else "posterior")
+    start = prior if walk.start == "prior" else propose(proposal, model, prior, row, key)
 
     def log_end(z: Array) -> Array:
         return model.log_likelihood(z, *row) + prior.log_prob(z)
 
-    variances = jnp.ones(model.spec.latent) if walk.start == "prior" else q.variance
-    return _Path(start.log_prob, log_end, start.sample, variances, walk.leapfrog)
+    inverse_mass = {"prior": lambda: jnp.ones(model.spec.latent), "refined": lambda: start.covariance_matrix}
+    chosen = inverse_mass.get(walk.start, lambda: start.variance)()
+    return _Path(start.log_prob, log_end, start.sample, chosen, walk.leapfrog)
 
 
 def _pilot(path: _Path, key: Array, betas: Array) -> Float[Array, "T"]:
@@ -285,7 +296,7 @@ def _pilot(path: _Path, key: Array, betas: Array) -> Float[Array, "T"]:
         following = log_size + 0.15 * (jnp.mean(jnp.nan_to_num(acceptance)) - TARGET)
         return (z, following), log_size
 
-    size = 0.5 * jnp.log(jnp.float32(1.0 / len(path.variances) ** 0.5))
+    size = 0.5 * jnp.log(jnp.float32(1.0 / len(path.inverse_mass) ** 0.5))
     _, log_sizes = jax.lax.scan(step, (z, size), (jnp.arange(len(betas) - 1), betas[1:]))
     smooth = jnp.ones(9) / 9.0
     padded = jnp.concatenate([jnp.repeat(log_sizes[:1], 4), log_sizes, jnp.repeat(log_sizes[-1:], 4)])

@@ -84,7 +84,7 @@ def gaps(
     *,
     families: Mapping[str, PosteriorSpec] | None = None,
     steps: int = 200,
-    draws: int = 1000,
+    draws: int = 2000,
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,
 ) -> Gaps:
@@ -98,7 +98,7 @@ def gaps(
     """
     if steps < 1:
         raise SpecError("gaps", (("steps", f"expected at least 1, got {steps}"),))
-    evidence = importance(model, data, draws=draws, proposal=Proposal("refined"), seed=seed)
+    evidence = importance(model, data, draws=draws, proposal=Proposal("refined", steps=3, draws=4), seed=seed)
     rows, count, key = place(data), len(data.x), jax.random.key(seed + 1)
     richer = {"full covariance": FullGaussian()} if families is None else dict(families)
     heads = {OWN: model.posterior_head}
@@ -152,7 +152,7 @@ def _starts(model: Model, head: PosteriorHead, prior: dist.Distribution, row: Ro
     """
     shared = model.encode(row.x, row.observed)[: head.parameters]
     amortised = jnp.concatenate([shared, jnp.zeros(head.parameters - len(shared))])
-    fitted = propose(Proposal("refined"), model, prior, row, key)
+    fitted = propose(Proposal("refined", draws=4), model, prior, row, key)
     near = head.near(fitted.loc, fitted.scale_tril)
     return amortised[None] if near is None else jnp.stack([amortised, near])
 

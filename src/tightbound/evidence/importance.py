@@ -33,6 +33,7 @@ from tightbound.schema import Measure
 __all__ = ["Importance", "importance"]
 
 UNRELIABLE = 0.7  # Pareto shape above which the mean of the weights does not settle with practical numbers of draws
+EVEN = 0.1  # share of effective draws from which on a heavy tail costs little
 FEW = 10.0  # effective draws below which a standard error by the delta method means little
 LEAST_TAIL, MOST_TAIL = 5, 1000  # largest weights that the Pareto shape is fitted to
 LEVEL = 0.01  # relative difference between the largest weight and the threshold of the tail that is no tail
@@ -76,7 +77,7 @@ class Importance:
     def warnings(self) -> tuple[str, ...]:
         """Return what the weights say against believing the numbers, in words; nothing when they say nothing."""
         found = []
-        heavy = int(np.sum(self.pareto_shape > UNRELIABLE))
+        heavy = int(np.sum((self.pareto_shape > UNRELIABLE) & (self.ess < EVEN * self.draws)))
         few = int(np.sum(self.ess < FEW)) if self.draws >= 2 * FEW else 0
         better = "" if self.proposal.kind == "refined" else "; a refined proposal may mend it"
         if 2 * max(heavy, few) > len(self.ess):
