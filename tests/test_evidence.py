@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 import scipy.stats
 
@@ -15,8 +16,12 @@ from tightbound.errors import CombinationError, DataError, SpecError
 from tightbound.evidence.annealed import Walk, annealed, bracket, temperatures
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.evidence.exact import exact, posterior_grid
+from tightbound.evidence.gaps import gaps
 from tightbound.evidence.importance import DRAWS_AT_ONCE, importance
+from tightbound.evidence.proposals import Proposal
+from tightbound.evidence.truth import true_posterior
 from tightbound.model import Model
+from tightbound.priors import Encoder, PriorHead
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,58 @@ def test_a_mixture_prior_has_a_closed_form_too() -> None:
     data = rows_of(model, 3)
     grids = [posterior_grid(model, jnp.asarray(x)).log_evidence for x in data.x]
     np.testing.assert_allclose(exact(model, data).log_evidence, grids, atol=1e-4)
+
+
+class Switch(PriorHead):
+    """Every latent is 0 or 1."""
+
+    latent: int = eqx.field(static=True, default=1)
+
+    def __call__(self, encoder: Encoder) -> dist.Distribution:
+        return dist.Bernoulli(probs=jnp.full(self.latent, 0.3)).to_event(1)
+
+
+@pytest.fixture(scope="module")
+def switched() -> Model:
+    model = linear_model(1)
+    return type(model)(**{**vars(model), "prior_head": Switch()})
+
+
+def test_finitely_many_latents_are_added_up(switched: Model) -> None:
+    data = rows_of(switched)
+    means = [np.asarray(switched.decode(jnp.array([z])), np.float64) for z in (0.0, 1.0)]
+    classes = [scipy.stats.norm(mean, 0.7).logpdf(data.x).sum(axis=1) for mean in means]
+    truth = np.logaddexp(np.log(0.7) + classes[0], np.log(0.3) + classes[1])
+    found = exact(switched, data)
+    assert found.method == "enumeration"
+    np.testing.assert_allclose(found.log_evidence, truth, atol=1e-4)
+
+
+@pytest.mark.parametrize("latents", [3, 17])
+def test_combinations_of_finitely_many_values(latents: int) -> None:
+    """Summed over a latent that the decoder ignores, nothing changes; too many combinations are refused."""
+    model = linear_model(latents)
+    ignored = eqx.tree_at(lambda m: m.decoder.output.weight, model, jnp.zeros_like(model.decoder.output.weight))
+    ignored = type(model)(**{**vars(ignored), "prior_head": Switch(latents)})
+    data = rows_of(ignored, 2)
+    if latents > 16:
+        with pytest.raises(CombinationError, match=r"131,072 combinations.*importance sampling"):
+            exact(ignored, data)
+        return
+    expected = scipy.stats.norm(0, 0.7).logpdf(data.x).sum(axis=1)
+    np.testing.assert_allclose(exact(ignored, data).log_evidence, expected, atol=1e-4)
+
+
+def test_methods_that_need_gradients_in_z_refuse_such_latents(switched: Model) -> None:
+    data = rows_of(switched)
+    for attempt in (
+        lambda: annealed(switched, data),
+        lambda: importance(switched, data, proposal=Proposal("laplace")),
+        lambda: true_posterior(switched, data),
+        lambda: gaps(switched, data),
+    ):
+        with pytest.raises(CombinationError, match="finitely many values: use 'exact'"):
+            attempt()
 
 
 def test_no_exact_value_for_many_latents_of_a_nonlinear_model() -> None:

@@ -28,7 +28,7 @@ def test_the_gap_splits_as_theory_says(model: Model) -> None:
     parts = gaps(model, data)
     truth = exact(model, data).log_evidence
     approximation = 0.5 * (np.sum(np.log(np.diag(precision))) - np.linalg.slogdet(precision)[1])
-    np.testing.assert_allclose(parts.log_evidence, truth, atol=1e-3)
+    np.testing.assert_allclose(parts.log_evidence, truth, atol=0.02)
     assert parts.approximation.value == pytest.approx(approximation, abs=0.02)
     assert parts.total.value == pytest.approx(parts.approximation.value + parts.amortisation.value, abs=1e-6)
     assert parts.gain("full covariance").value == pytest.approx(approximation, abs=0.02)
@@ -103,7 +103,7 @@ def test_estimates_side_by_side(model: Model) -> None:
     )  # fmt: skip
     found = {line.name: line.estimate for line in result.lines}
     assert list(found) == ["elbo", "log_evidence", "annealed", "simulated_lower", "simulated_upper", "simulated_gap", "exact"]
-    assert found["elbo"].value < found["log_evidence"].value == pytest.approx(found["exact"].value, abs=1e-3)
+    assert found["elbo"].value < found["log_evidence"].value == pytest.approx(found["exact"].value, abs=0.02)
     assert "refined" in found["log_evidence"].method and "refined" not in found["elbo"].method
     assert [found[name].given for name in ("annealed", "simulated_lower", "simulated_upper")] == [
         "data",

@@ -14,7 +14,8 @@ from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.rows import Row
 
-FITTED = [Proposal("refined"), Proposal("refined", steps=2, draws=4), Proposal("laplace", steps=1)]
+TRUE = Proposal("refined", widening=1.0)
+FITTED = [TRUE, Proposal("refined", steps=1, draws=4, widening=1.0), Proposal("laplace", steps=1, widening=1.0)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_with_the_truth_as_proposal_every_draw_has_the_same_weight(missing: bool
     scale = {"scale": 0.7} if noise == "fixed" else {}
     model = linear_model(missing=missing, likelihood=tb.Gaussian(noise=noise, **scale))
     data = rows_of(model)
-    result = importance(model, data, draws=50, proposal=Proposal("refined"))
+    result = importance(model, data, draws=50, proposal=TRUE)
     np.testing.assert_allclose(result.log_evidence, exact(model, data).log_evidence, atol=1e-3)
     np.testing.assert_allclose(result.ess, 50, rtol=1e-3)
     np.testing.assert_allclose(result.elbo, result.log_evidence, atol=1e-3)
@@ -102,6 +103,7 @@ def test_what_a_proposal_costs() -> None:
         ({"steps": 0}, "at least 1"),
         ({"defensive": 1.0}, "below 1"),
         ({"draws": 3}, "even number"),
+        ({"widening": 0.0}, "positive factor"),
     ],
 )
 def test_proposals_that_do_not_exist_are_refused(fields: dict[str, object], words: str) -> None:

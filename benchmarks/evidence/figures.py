@@ -46,7 +46,8 @@ PROPOSALS = {
     "refined": Proposal("refined"),
     "refined, 10 % from the prior": Proposal("refined", defensive=0.1),
 }
-TEMPERATURES = (25, 50, 100, 200, 400, 800)
+TEMPERATURES = (12, 25, 50, 100, 200, 400)
+STARTS: dict[Any, str] = {"prior": "the prior", "posterior": "q(z | x)", "refined": "refined proposals"}
 SIMULATED, CHAINS, LEAPFROG = 48, 4, 5
 SPLIT = 48
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -158,35 +159,36 @@ def rising_k(two: Two) -> dict[str, Any]:
 
 
 def annealing() -> dict[str, Any]:
-    """Draw the distance of the bounds against the number of temperatures."""
+    """Draw the distance of the bounds against the number of temperatures, for every start."""
     model, _ = fitted(8)
-    lines = []
-    for steps in TEMPERATURES:
-        both = bracket(model, SIMULATED, Walk(steps, CHAINS, LEAPFROG))
-        lines.append(
-            {
-                "temperatures": steps, "gap": numbers(both.gap), "lower": pair(both.lower.estimate()),
-                "upper": pair(both.upper.estimate()), "decoder_evaluations_per_side": CHAINS * steps * (4 + 3 * LEAPFROG),
-                "warnings": [*both.lower.warnings(), *both.upper.warnings()],
-            }
-        )  # fmt: skip
-    gap, se = np.array([line["gap"] for line in lines]).T
-    figure = Figure(figsize=(6.0, 3.9), layout="constrained")
-    axes = figure.subplots()
-    axes.errorbar(TEMPERATURES, gap, on_log_scale(gap, se), color=COLOURS[0], marker="o", markersize=5, capsize=3)
-    for steps, value in zip(TEMPERATURES, gap, strict=True):
-        axes.annotate(f"{value:.2f}", (steps, value), xytext=(7, 5), textcoords="offset points", fontsize=8, color=INK)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes, found = figure.subplots(), {}
+    for (start, words), colour, mark in zip(STARTS.items(), COLOURS, MARKS, strict=False):
+        lines = []
+        for steps in TEMPERATURES:
+            both = bracket(model, SIMULATED, Walk(steps, CHAINS, LEAPFROG, start))
+            lines.append(
+                {
+                    "temperatures": steps, "gap": numbers(both.gap), "lower": pair(both.lower.estimate()),
+                    "upper": pair(both.upper.estimate()), "decoder_evaluations_per_side": CHAINS * steps * (4 + 3 * LEAPFROG),
+                    "warnings": [*both.lower.warnings(), *both.upper.warnings()],
+                }
+            )  # fmt: skip
+        gap, se = np.array([line["gap"] for line in lines]).T
+        axes.errorbar(TEMPERATURES, gap, se, color=colour, marker=mark, markersize=5, capsize=3, label=f"chains from {words}")
+        found[start] = lines
+    axes.axhline(0.0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.3 * gap.min())
+    axes.set_yscale("symlog", linthresh=0.1)
     axes.set_xticks(TEMPERATURES, [str(steps) for steps in TEMPERATURES])
     axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel("temperatures between prior and p(z | x)")
+    axes.set_xlabel("temperatures between the start and p(z | x)")
     axes.set_ylabel("upper − lower bound, nats per image")
+    axes.legend(frameon=False, fontsize=9)
     plain(axes, f"Annealed bounds close in on log p(x) ({SIMULATED} simulated images)")
     save(figure, IMAGES / "evidence-annealing.png")
-    return {"simulated_rows": SIMULATED, "chains": CHAINS, "leapfrog": LEAPFROG, "latents": 8, "brackets": lines}
+    return {"simulated_rows": SIMULATED, "chains": CHAINS, "leapfrog": LEAPFROG, "latents": 8, "brackets": found}
 
 
 def rate_distortion() -> dict[str, Any]:

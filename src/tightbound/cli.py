@@ -318,7 +318,9 @@ def evaluate(
     chains: Annotated[int, _option("Chains per row.", panel=ANNEALING)] = 16,
     temperatures: Annotated[int, _option("Temperatures between start and p(z|x).", panel=ANNEALING)] = 200,
     leapfrog: Annotated[int, _option("Leapfrog steps per temperature.", panel=ANNEALING)] = 10,
-    start: Annotated[str, _option("Where chains start: prior, posterior or refined.", panel=ANNEALING, metavar="NAME")] = "refined",
+    start: Annotated[
+        str, _option("Where chains start: prior, posterior or refined.", panel=ANNEALING, metavar="NAME")
+    ] = "refined",
     schedule: Annotated[str, _option("sigmoid or linear.", panel=ANNEALING, metavar="NAME")] = "sigmoid",
     simulated: Annotated[int, _option("Rows drawn from the model to measure the annealing.", panel=ANNEALING)] = 32,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.", min=0)] = 0,

@@ -1,7 +1,7 @@
 """Annealed importance sampling: log p(x) from below on any data, and from above on data the model has drawn itself.
 
-A chain walks from a start distribution r(z) (the prior, or q(z|x)) to the true posterior through the densities
-r(z)^(1 − β) p(x, z)^β with β rising from 0 to 1, by Hamiltonian Monte Carlo; its log-weight collects
+A chain walks from a start distribution r(z) (the prior, q(z|x), or a Gaussian fitted to p(z|x)) to the true posterior
+through the densities r(z)^(1 − β) p(x, z)^β with β rising from 0 to 1, by Hamiltonian Monte Carlo; its log-weight collects
 Σ_t (β_t − β_{t−1}) log(p(x, z_{t−1}) / r(z_{t−1})), and E w = p(x) (Neal 2001). Run backwards from an exact draw of
 p(z|x), which simulated data has, the same sum has E w⁻¹ = 1/p(x): an upper bound. The two together are bidirectional
 Monte Carlo (Grosse et al. 2015, Wu et al. 2017); their gap measures the whole evaluation.
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
-from tightbound.evidence.proposals import Proposal, propose
+from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
@@ -149,7 +149,8 @@ def annealed(
     """Bound log p(x) of every row from below by annealed importance sampling.
 
     A pilot adapts the step size of every row and temperature towards an acceptance of 0.65; it is then frozen, so that
-    the estimate stays unbiased. ``report(done, total)`` is called after every block of rows.
+    the estimate of p(x) stays unbiased. ``report(done, total)`` is called after every block of rows. Raises
+    :class:`~tightbound.errors.CombinationError` where z has no density.
     """
     require_fixed(model.spec.sites, data)
     return _run(model, place(data), len(data.x), None, walk, seed, report)
@@ -192,6 +193,7 @@ def _simulate(model: Model, keys: Array) -> tuple[Array, Array]:
 def _run(
     model: Model, rows: Rows, count: int, ends: Array | None, walk: Walk, seed: int, report: Callable[[int, int], None] | None
 ) -> Annealed:
+    require_density(model, "annealing by Hamiltonian Monte Carlo")
     betas = jnp.asarray(temperatures(walk.steps, walk.schedule), jnp.float32)
     pilot_steps = max(min(walk.steps, 100), walk.steps // 4)
     pilot = jnp.asarray(temperatures(pilot_steps, walk.schedule), jnp.float32)

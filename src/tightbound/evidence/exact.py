@@ -31,6 +31,7 @@ COARSE = {1: 513, 2: 129}
 FINEST = {1: 8193, 2: 1025}
 LOST = 40.0  # log-density below the largest one at which a cell is outside the box: e⁻⁴⁰ of its height
 POINTS_AT_ONCE = 1024
+MOST_VALUES = 2**16  # combinations of finitely many values that are added up
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,23 @@ def _integrate(axes: tuple[np.ndarray, ...], log_joint: np.ndarray) -> float:
 @eqx.filter_jit
 def _enumerate(model: Model, x: Array, observed: Array | None, exposure: Array | None) -> Array:
     prior = model.prior()
-    support = prior.enumerate_support()
+    support = _support(prior)
     joint = jax.vmap(lambda z: model.log_likelihood(z, x, observed, exposure) + prior.log_prob(z))(support)
     return jax.scipy.special.logsumexp(joint)
+
+
+def _support(prior: dist.Distribution) -> Float[Array, "V L"]:
+    """Return every value of z: for independent latents all combinations of theirs."""
+    if not isinstance(prior, dist.Independent):
+        return prior.enumerate_support()
+    each = prior.base_dist.enumerate_support(expand=False).ravel()
+    latents = prior.event_shape[0]
+    if len(each) ** latents > MOST_VALUES:
+        raise CombinationError(
+            f"{latents} latents of {len(each)} values each have {len(each) ** latents:,} combinations, and at most "
+            f"{MOST_VALUES:,} are added up; use importance sampling instead"
+        )
+    return jnp.stack([axis.ravel() for axis in jnp.meshgrid(*[each] * latents, indexing="ij")], axis=1)
 
 
 def _rows(data: RowSource) -> list[tuple[Array, Array | None, Array | None]]:

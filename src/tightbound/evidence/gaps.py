@@ -152,7 +152,7 @@ def _starts(model: Model, head: PosteriorHead, prior: dist.Distribution, row: Ro
     """
     shared = model.encode(row.x, row.observed)[: head.parameters]
     amortised = jnp.concatenate([shared, jnp.zeros(head.parameters - len(shared))])
-    fitted = propose(Proposal("refined", draws=4), model, prior, row, key)
+    fitted = propose(Proposal("refined", draws=4, widening=1.0), model, prior, row, key)
     near = head.near(fitted.loc, fitted.scale_tril)
     return amortised[None] if near is None else jnp.stack([amortised, near])
 

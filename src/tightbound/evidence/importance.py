@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
-from tightbound.evidence.proposals import Proposal, propose
+from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
 from tightbound.schema import Measure
@@ -112,10 +112,15 @@ def importance(
 
     The encoder runs once per row; the draws are decoded in chunks, joined by log-mean-exp over exactly ``draws`` of
     them. Memory does not grow with ``draws``. ``report(done, total)`` is called after every block of rows.
+
+    Raises :class:`~tightbound.errors.SpecError` for less than one draw, :class:`~tightbound.errors.DataError` for rows that
+    the model is not for, and :class:`~tightbound.errors.CombinationError` for a fitted proposal where z has no density.
     """
     if draws < 1:
         raise SpecError("importance", (("draws", f"expected at least 1, got {draws}"),))
     require_fixed(model.spec.sites, data)
+    if proposal.kind != "posterior":
+        require_density(model, f"a {proposal.kind} proposal")
     rows, count = place(data), len(data.x)
     key = jax.random.key(seed)
     tail = min(draws // 5, math.floor(3 * math.sqrt(draws)), MOST_TAIL)

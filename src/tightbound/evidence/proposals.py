@@ -9,6 +9,7 @@ sites only. At the mean instead of at draws the same steps climb to the mode: La
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,15 +20,14 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from tightbound.errors import SpecError
+from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model
 from tightbound.rows import Row
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["Proposal", "propose", "require_density"]
 
 CHECKS = 4  # draws that compare a candidate with where it started
 GRADIENT_COST = 3  # a value with its gradient, in decoder evaluations: forward, and twice that backward
-WIDENING = 1.05  # of a fitted Gaussian: tails that are too thin cost more than a body that is too wide
 LEAST_CURVATURE = 0.1  # of the prior's: no proposal is more than about three times as wide
 PRIOR_DRAWS = 64
 
@@ -37,17 +37,19 @@ class Proposal:
     """How importance samples are drawn.
 
     ``kind`` is ``"posterior"``, the amortised q(z|x); ``"refined"``, a full Gaussian after ``steps`` natural-gradient
-    steps with ``draws`` draws each; or ``"laplace"``, a full Gaussian at the mode, after ``steps`` steps. ``defensive``
+    steps with ``draws`` draws each; or ``"laplace"``, a full Gaussian at the mode, after ``steps`` steps. Fitted
+    deviations are multiplied by ``widening``: tails that are too thin cost more than a body that is too wide. ``defensive``
     is the share of draws that come from the prior instead: it bounds every weight by p(x|z) / share, so that their
     variance is finite where p(x|z) is bounded (Hesterberg 1995).
 
     >>> Proposal("refined", defensive=0.05).evaluations(latent=20)
-    56
+    108
     """
 
     kind: Literal["posterior", "refined", "laplace"] = "posterior"
     steps: int | None = None
     draws: int = 2
+    widening: float = 1.05
     defensive: float = 0.0
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class Proposal:
             problems.append(("steps", f"expected at least 1, got {self.steps}"))
         if self.draws < 2 or self.draws % 2:
             problems.append(("draws", f"expected an even number of at least 2, got {self.draws}: they come in mirrored pairs"))
+        if not 0.0 < self.widening < math.inf:
+            problems.append(("widening", f"expected a positive factor, got {self.widening}"))
         if not 0.0 <= self.defensive < 1.0:
             problems.append(("defensive", f"expected a share of at least 0 and below 1, got {self.defensive}"))
         if problems:
@@ -113,7 +117,16 @@ def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row
             (fitted, weights),
             (best, best_weights),
         )
-    return dist.MultivariateNormal(best.loc, scale_tril=WIDENING * best.triangle, validate_args=False)
+    return dist.MultivariateNormal(best.loc, scale_tril=proposal.widening * best.triangle, validate_args=False)
+
+
+def require_density(model: Model, what: str) -> None:
+    """Raise :class:`~tightbound.errors.CombinationError` for latents with finitely many values, which have no gradient."""
+    if model.prior().has_enumerate_support:
+        raise CombinationError(
+            f"{what} follows gradients of log p(x, z) in z, but the latents of this model have finitely many values: use "
+            "'exact', which adds them up, or importance sampling from q(z|x)"
+        )
 
 
 class _Gaussian(NamedTuple):

@@ -18,6 +18,7 @@ from blackjax import diagnostics
 from jaxtyping import Array
 
 from tightbound.errors import DataError, SpecError
+from tightbound.evidence.proposals import require_density
 from tightbound.model import Model
 from tightbound.rows import Row, RowSource, require_fixed
 
@@ -73,12 +74,14 @@ def true_posterior(
     """Draw from p(z|x) of one row by the No-U-Turn sampler (Hoffman & Gelman 2014), ``draws`` from each chain.
 
     Chains start at draws that are spread with twice the variance of q(z|x); step size and a diagonal mass matrix are adapted
-    during ``warmup`` and then frozen.
+    during ``warmup`` and then frozen. Raises :class:`~tightbound.errors.SpecError` for too few draws, chains or steps of
+    warm-up, and :class:`~tightbound.errors.CombinationError` where z has no density.
     """
     given = (("draws", draws, 4), ("chains", chains, 2), ("warmup", warmup, 20))
     problems = tuple((name, f"expected at least {least}, got {value}") for name, value, least in given if value < least)
     if problems:
         raise SpecError("true_posterior", problems)
+    require_density(model, "the No-U-Turn sampler")
     keys = jax.random.split(jax.random.key(seed), chains)
     z, divergent, acceptance = (np.asarray(part) for part in _chains(model, example(model, data, row), keys, warmup, draws))
     if not np.isfinite(z).all():
