@@ -80,7 +80,7 @@ def test_evaluate_by_other_methods_and_proposals() -> None:
     given = ("evaluate", run, data, "--max-examples", 3, "-k", 20, "--method", "importance,exact", "--json")
     (plain,), (refined,) = (call(*given, *more).lines() for more in ((), ("--proposal", "refined", "--defensive", 0.1)))
     assert plain["exact"]["side"] == "exact" and plain["exact"]["value"] == refined["exact"]["value"]
-    assert "refined proposal, 1 step, 10% of the draws from the prior" in refined["log_evidence"]["method"]
+    assert "refined proposal, 2 steps, 10% of the draws from the prior" in refined["log_evidence"]["method"]
     assert "elbo" not in plain, "only what was asked for"
 
 
