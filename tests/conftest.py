@@ -1,6 +1,7 @@
 """Before JAX is imported: the persistent compilation cache. After that: what needs the data folder is skipped without it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Set through the environment, which reaches subprocesses and workers too; what is already set is respected.
@@ -12,7 +13,15 @@ CACHE = {
 for variable, setting in CACHE.items():
     os.environ.setdefault(variable, setting)
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def released() -> Iterator[None]:
+    """Let go of a module's compiled programs: thousands of them take more memory maps than a process may have, and it dies."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
