@@ -10,7 +10,7 @@ Monte Carlo (Grosse et al. 2015, Wu et al. 2017); their gap measures the whole e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
-from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
@@ -103,7 +103,7 @@ class Annealed:
         mean = mean_estimate(
             self.log_evidence, side=self.side, method=method, draws=walk.chains, measure=self.measure, ess=self.ess
         )
-        return Estimate(**{**mean.__dict__, "given": self.given})
+        return replace(mean, given=self.given)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def bracket(
     rows = Rows(x, None, exposure, binarise=False)
     lower = _run(model, rows, count, None, walk, seed + 1, report)
     upper = _run(model, rows, count, z, walk, seed + 2, report)
-    return Bracket(Annealed(**{**vars(lower), "given": "simulated"}), upper, np.asarray(x), np.asarray(z))
+    return Bracket(replace(lower, given="simulated"), upper, np.asarray(x), np.asarray(z))
 
 
 @eqx.filter_jit
@@ -235,9 +235,7 @@ def _block(
         sign = 1.0 if end is None else -1.0
         ess = jnp.exp(2.0 * logsumexp(sign * log_weight) - logsumexp(2.0 * sign * log_weight))
         value = sign * (logsumexp(sign * log_weight) - jnp.log(walk.chains))
-        # By the delta method; unknown (0 / 0) for a single chain.
-        se = jnp.sqrt(jnp.maximum(walk.chains / ess - 1.0, 0.0) / (walk.chains - 1.0))
-        return jnp.stack([value, se, ess, jnp.mean(acceptance)])
+        return jnp.stack([value, delta_error(ess, walk.chains), ess, jnp.mean(acceptance)])
 
     return jax.vmap(one, out_axes=1)(batch.rows, ends, index)
 

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from tightbound.schema import Measure
 
-__all__ = ["Estimate", "mean_estimate"]
+__all__ = ["Estimate", "delta_error", "mean_estimate"]
 
 Side = Literal["lower", "upper", "exact", "none"]
 
@@ -42,6 +44,14 @@ class Estimate:
         side = {"lower": "lower bound", "upper": "upper bound", "exact": "exact", "none": "no bound"}[self.side]
         examples = f"{self.examples:,} example" + ("s" if self.examples != 1 else "")
         return f"{self.value:.2f} ± {self.se:.2f} nats per example ({side} in expectation, {self.method}, {examples})"
+
+
+def delta_error(ess: Array, draws: Array | int) -> Array:
+    """Return the standard error of log (1/k) Σ w in nats by the delta method, from the effective sample size of the weights.
+
+    var(log mean w) ≈ var(w) / (k mean(w)²) = (k / ess − 1) / (k − 1), unbiased in var(w); NaN for a single draw.
+    """
+    return jnp.sqrt(jnp.maximum(draws / ess - 1.0, 0.0) / (draws - 1.0))
 
 
 def mean_estimate(

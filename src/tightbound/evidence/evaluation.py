@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tightbound.errors import CombinationError, SpecError
@@ -100,11 +100,12 @@ def evaluate(
 def _annealed(
     model: Model, data: RowSource, walk: Walk, simulated: int, seed: int, report: Callable[[int, int], None] | None
 ) -> tuple[list[Line], list[str]]:
-    lower = annealed(model, data, walk, seed=seed, report=report)
+    # The bracket first: it refuses too few rows before any long work is done.
     both = bracket(model, simulated, walk, seed=seed, report=report)
+    lower = annealed(model, data, walk, seed=seed, report=report)
     gap, se = both.gap
     ends = both.lower.estimate(), both.upper.estimate()
-    distance = Estimate(**{**vars(ends[1]), "value": gap, "se": se, "side": "upper", "ess": None})
+    distance = replace(ends[1], value=gap, se=se, ess=None)
     lines = [
         Line("annealed", "log p(x) ≥", lower.estimate()),
         Line("simulated_lower", "simulated: log p(x) ≥", ends[0]),

@@ -24,7 +24,7 @@ from blackjax.diagnostics import pareto_khat
 from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
-from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
@@ -232,6 +232,4 @@ def _accumulate(sums: tuple[Array, ...], log_weight: Array, drawn: Array) -> tup
 def _summary(sums: tuple[Array, ...], draws: Array) -> Array:
     largest, first, second, logs, _ = sums
     ess = first**2 / second
-    # Delta method: var(log mean w) = var(w) / (k mean(w)²) = (k / ess − 1) / k, unbiased with k − 1; unknown for one draw.
-    se = jnp.sqrt(jnp.maximum(draws / ess - 1.0, 0.0) / (draws - 1.0))
-    return jnp.stack([largest + jnp.log(first) - jnp.log(draws), se, ess, logs / draws])
+    return jnp.stack([largest + jnp.log(first) - jnp.log(draws), delta_error(ess, draws), ess, logs / draws])
