@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 import tightbound as tb
-from tightbound.diagnosis import aggregate, checks, measurements
+from tightbound.diagnosis import aggregate, checks
 from tightbound.diagnosis.checks import CHECKS, Outcome
 from tightbound.diagnosis.course import rise
 from tightbound.diagnosis.diagnose import diagnose
@@ -22,6 +22,7 @@ from tightbound.diagnosis.finding import Finding
 from tightbound.diagnosis.subject import Part, Steps, Subject
 from tightbound.diagnosis.values import oddities
 from tightbound.errors import DataError
+from tightbound.evidence.gaps import log_densities
 from tightbound.model import Model
 from tightbound.testing import LinearGaussian, linear_gaussian
 
@@ -344,7 +345,7 @@ def test_a_full_posterior_and_pseudo_inputs_are_measured_too() -> None:
     rows = oracle.dataset(30)
     mean, covariance = oracle.true_posterior(rows.x)
     points = np.zeros((2, 2), np.float32)
-    found = measurements.log_densities(model, rows, points)
+    found = log_densities(model, rows, points)
     expected = scipy.stats.multivariate_normal(np.zeros(2), covariance).logpdf(mean)
     np.testing.assert_allclose(found, np.stack([expected, expected], axis=1), atol=1e-3)
     subject = Subject(model, rows)

@@ -12,33 +12,12 @@ from collections.abc import Callable
 import torch
 from contestant_torch import perceptron
 from problems import Problem, Track
-from pythae.models import VAE, VAEConfig
-from pythae.models.base.base_utils import ModelOutput
-from pythae.models.nn import BaseDecoder, BaseEncoder
-
-
-class Encoder(BaseEncoder):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        self.layers = perceptron(problem.encoder)
-
-    def forward(self, x: torch.Tensor) -> ModelOutput:
-        loc, log_variance = self.layers(x).chunk(2, dim=-1)
-        return ModelOutput(embedding=loc, log_covariance=log_variance)
-
-
-class Decoder(BaseDecoder):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        self.layers = perceptron(problem.decoder)
-
-    def forward(self, z: torch.Tensor) -> ModelOutput:
-        return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))
+from pythae_model import pythae_model
 
 
 def evaluation(problem: Problem, draws: int, batch: int) -> Callable[[], int]:
-    config = VAEConfig(input_dim=(problem.sites,), latent_dim=problem.latent, reconstruction_loss="bce")
-    model = VAE(config, Encoder(problem), Decoder(problem)).eval()
+    networks = perceptron(problem.encoder), perceptron(problem.decoder)
+    model = pythae_model(problem.sites, problem.latent, *networks).eval()
     rows = torch.from_numpy(problem.data()).float()
 
     def steps() -> int:

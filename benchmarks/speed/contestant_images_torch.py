@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import contestant_torch
 import torch
@@ -61,27 +60,22 @@ def training(problem: ImageProblem, tuned: bool) -> Callable[[], int]:
     return steps
 
 
-class Flat:
-    """The problem as pythae's contestant takes it: rows of sites, and networks in the place of lists of widths."""
+def pythae(problem: ImageProblem, track: Track) -> None:
+    """Train the same networks with pythae, whose rows are flat."""
+    from pythae_model import pythae_model
 
-    def __init__(self, problem: ImageProblem) -> None:
-        encoder, decoder = networks(problem)
-        height, width, colours = problem.shape
-        self.encoder = nn.Sequential(nn.Unflatten(1, (colours, height, width)), *encoder)
-        self.decoder = nn.Sequential(*decoder, nn.Flatten())
-        self.sites, self.rows, self.batch, self.latent = problem.sites, problem.rows, problem.batch, problem.latent
-        self.problem = problem
-
-    def data(self) -> Any:
-        return self.problem.data().transpose(0, 3, 1, 2).reshape(self.rows, self.sites)
+    encoder, decoder = networks(problem)
+    height, width, colours = problem.shape
+    flat = nn.Sequential(nn.Unflatten(1, (colours, height, width)), *encoder), nn.Sequential(*decoder, nn.Flatten())
+    rows = problem.data().transpose(0, 3, 1, 2).reshape(problem.rows, problem.sites)
+    contestant_torch.pythae(pythae_model(problem.sites, problem.latent, *flat), rows, problem.batch, track)
 
 
 def main() -> None:
     track = Track()
     kind, problem = sys.argv[1], ImageProblem.read(sys.argv[2])
     if kind == "pythae":
-        contestant_torch.perceptron = lambda network: network
-        contestant_torch.pythae(Flat(problem), track)
+        pythae(problem, track)
     else:
         track.serve(training(problem, tuned=kind == "tuned"))
 

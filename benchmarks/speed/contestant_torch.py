@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from problems import Problem, Track
@@ -82,33 +83,13 @@ def tuned(problem: Problem) -> Callable[[], int]:
     return steps
 
 
-def pythae(problem: Problem, track: Track) -> None:
-    from pythae.models import VAE as PythaeVAE
-    from pythae.models import VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
+def pythae(model: Any, rows: Any, batch: int, track: Track) -> None:
+    """Train a model of pythae's on rows (n, sites) with its pipeline, an epoch per burst."""
     from pythae.pipelines import TrainingPipeline
     from pythae.trainers import BaseTrainerConfig
     from pythae.trainers.training_callbacks import TrainingCallback
 
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = perceptron(problem.encoder)
-
-        def forward(self, x: torch.Tensor) -> ModelOutput:
-            loc, log_variance = self.layers(x).chunk(2, dim=-1)
-            return ModelOutput(embedding=loc, log_covariance=log_variance)
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = perceptron(problem.decoder)
-
-        def forward(self, z: torch.Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))
-
-    per_epoch = math.ceil(problem.rows / problem.batch)
+    per_epoch = math.ceil(len(rows) / batch)
 
     class Epochs(TrainingCallback):
         """Lets an epoch begin when the word is given, after one to warm up."""
@@ -128,21 +109,22 @@ def pythae(problem: Problem, track: Track) -> None:
                 track.ready()
 
     bursts = track.bursts()
-    config = VAEConfig(input_dim=(problem.sites,), latent_dim=problem.latent, reconstruction_loss="bce")
     with tempfile.TemporaryDirectory() as folder:
         training = BaseTrainerConfig(
             output_dir=folder, num_epochs=10**6, learning_rate=1e-3,
-            per_device_train_batch_size=problem.batch, per_device_eval_batch_size=problem.batch,
+            per_device_train_batch_size=batch, per_device_eval_batch_size=batch,
         )  # fmt: skip
-        pipeline = TrainingPipeline(PythaeVAE(config, Encoder(), Decoder()), training)
-        pipeline(train_data=problem.data().astype("float32"), callbacks=[Epochs()])
+        TrainingPipeline(model, training)(train_data=rows.astype("float32"), callbacks=[Epochs()])
 
 
 def main() -> None:
     track = Track()
     kind, problem = sys.argv[1], Problem.read(sys.argv[2])
     if kind == "pythae":
-        pythae(problem, track)
+        from pythae_model import pythae_model
+
+        model = pythae_model(problem.sites, problem.latent, perceptron(problem.encoder), perceptron(problem.decoder))
+        pythae(model, problem.data(), problem.batch, track)
     else:
         track.serve({"plain": plain, "tuned": tuned}[kind](problem))
 

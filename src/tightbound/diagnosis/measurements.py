@@ -19,7 +19,7 @@ from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diago
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, over_blocks, place
 
-__all__ = ["Posteriors", "Prior", "log_densities", "posteriors", "prior"]
+__all__ = ["Posteriors", "Prior", "posteriors", "prior"]
 
 BLOCK = 64  # a mixture prior of thousands of components meets every draw of a block at once
 DRAWS = 4  # of every row, where the KL has no closed form
@@ -70,11 +70,6 @@ def prior(model: Model, points: np.ndarray) -> Prior:
     return Prior(np.asarray(variance), *(None if part is None else np.asarray(part) for part in special))
 
 
-def log_densities(model: Model, data: RowSource, points: np.ndarray) -> np.ndarray:
-    """Return log q(z_i|x_j) in nats for every row j and point i, shape (rows, points): for any family of q."""
-    return over_blocks(_log_densities, place(data), len(data.x), BLOCK, model, points)[0]
-
-
 @eqx.filter_jit
 def _posteriors(
     rows: Rows, index: Int[Array, "B"], model: Model, noise: Float[Array, "n S L"], key: Array
@@ -102,14 +97,6 @@ def _draw(q: dist.Distribution, noise: Float[Array, "S L"], key: Array) -> Float
     if isinstance(q, dist.MultivariateNormal):
         return q.loc + noise @ q.scale_tril.T
     return q.sample(key, (DRAWS,))
-
-
-@eqx.filter_jit
-def _log_densities(rows: Rows, index: Int[Array, "B"], model: Model, points: Float[Array, "n L"]) -> tuple[Array, ...]:
-    def one(row: Row) -> Array:
-        return jax.vmap(model.posterior(row.x, row.observed).log_prob)(points)
-
-    return (jax.vmap(one)(rows.batch(index, jax.random.key(SEED)).rows),)
 
 
 @eqx.filter_jit

@@ -11,14 +11,14 @@ import numpy as np
 
 from tightbound.diagnosis import aggregate, measurements
 from tightbound.errors import DataError
-from tightbound.evidence.estimate import Estimate, mean_estimate
-from tightbound.evidence.importance import importance
+from tightbound.evidence.gaps import log_densities
+from tightbound.evidence.importance import Importance, importance
 from tightbound.model import Model
 from tightbound.posteriors import DiagonalGaussian, FullGaussian
 from tightbound.rows import RowSource, bucket, require_fixed
-from tightbound.schema import Measure, Sites
+from tightbound.schema import Sites
 
-__all__ = ["ACTIVE", "DRAWS", "ROWS", "Evidence", "Part", "Steps", "Subject"]
+__all__ = ["ACTIVE", "DRAWS", "ROWS", "Part", "Steps", "Subject"]
 
 ROWS = 500  # of each part, at most, evenly spaced
 DRAWS = 200  # importance samples of a row
@@ -41,19 +41,6 @@ class Part:
     observed: np.ndarray | None = None
     exposure: np.ndarray | None = None
     binarise: bool = False
-
-
-class Evidence(NamedTuple):
-    """Lower bounds on log p(x) (n,) in nats by importance sampling, and the effective sample sizes (n,) of the weights."""
-
-    log_evidence: np.ndarray
-    ess: np.ndarray
-    measure: Measure
-
-    def bound(self) -> Estimate:
-        """Return the mean lower bound."""
-        method = f"importance sampling, k = {DRAWS}"
-        return mean_estimate(self.log_evidence, side="lower", method=method, draws=DRAWS, measure=self.measure, ess=self.ess)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +119,7 @@ class Subject:
         if gaussian is not None:
             gaps += [gap for gap in [aggregate.moments(z, gaussian)] if gap is not None]
         if density is None:
-            density = measurements.log_densities(self.model, self.rows, z)
+            density = log_densities(self.model, self.rows, z)
         return aggregate.best(iter([*gaps, aggregate.joint(density, q.log_prior)]))
 
     @cached_property
@@ -142,14 +129,13 @@ class Subject:
         return rows if held_out is None else self._some(rows, bucket(len(held_out.x)))
 
     @cached_property
-    def evidence(self) -> tuple[Evidence, Evidence | None]:
+    def evidence(self) -> tuple[Importance, Importance | None]:
         """Importance sampling on training rows and on the held-out rows."""
         held_out = self.held_out_rows
         return self._weigh(self.evaluated), None if held_out is None else self._weigh(held_out)
 
-    def _weigh(self, rows: Part) -> Evidence:
-        result = importance(self.model, rows, draws=DRAWS)
-        return Evidence(result.log_evidence, result.ess, result.measure)
+    def _weigh(self, rows: Part) -> Importance:
+        return importance(self.model, rows, draws=DRAWS)
 
     def _some(self, data: RowSource, most: int) -> Part:
         """Return at most so many rows, evenly spaced, as neighbours may be alike."""

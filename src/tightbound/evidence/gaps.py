@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
+from scipy.special import logsumexp
 
 from tightbound.distributions import kl, stop
 from tightbound.errors import DataError, SpecError
@@ -31,9 +31,10 @@ from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
 from tightbound.rows import Row, Rows, RowSource, blocks, over_blocks, place, require_fixed
 from tightbound.schema import Measure
 
-__all__ = ["Gaps", "Surgery", "gaps", "surgery"]
+__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "surgery"]
 
 ROWS_AT_ONCE = 16
+DENSITIES_AT_ONCE = 2**24  # of pairs of a row and a draw: 64 MiB
 OWN = "own family"
 _LEARNING_RATE = 0.05
 _STEP_DRAWS, _CHOICE_DRAWS, _ELBO_DRAWS = 8, 256, 2000
@@ -200,12 +201,7 @@ def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
         raise DataError(f"the aggregate posterior needs at least 2 rows, got {count}")
     rows, key = place(data), jax.random.key(seed)
     rate, distortion, own, z = over_blocks(_terms, rows, count, 256, key, model)
-    everyone = np.concatenate([index for index, _ in blocks(count, ROWS_AT_ONCE)])
-    columns = [
-        np.asarray(_log_aggregate(model, rows, jnp.asarray(everyone), jnp.asarray(z[np.maximum(index, 0)]), index))[:, :used]
-        for index, used in blocks(count, 256)
-    ]
-    with_own, without_own = np.concatenate(columns, axis=1)
+    with_own, without_own = _log_aggregate(model, data, z)
     lower, upper, above = own - (with_own - np.log(count)), own - (without_own - np.log(count - 1)), f"{count - 1:,} other rows"
     if upper.mean() > rate.mean():  # KL(q(z) ‖ p(z)) is not negative, so the rate bounds the information too
         upper, above = rate, "the rate"
@@ -235,21 +231,27 @@ def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tupl
     return jax.vmap(one)(batch.rows, index)
 
 
+def log_densities(model: Model, data: RowSource, points: Float[np.ndarray, "m L"]) -> Float[np.ndarray, "n m"]:
+    """Return log q(z_i|x_j) in nats for every row j of a data set and every point i, for any family of q."""
+    return over_blocks(_log_densities, place(data), len(data.x), ROWS_AT_ONCE, model, jnp.asarray(points))[0]
+
+
+def _log_aggregate(model: Model, data: RowSource, z: Float[np.ndarray, "n L"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return log Σ_j q(z_i|x_j) over all rows, and over all but row i, each (n,); z_i is a draw for row i."""
+    count = len(z)
+    size = max(1, min(count, DENSITIES_AT_ONCE // count))
+    sums: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for index, used in blocks(count, size):
+        scores = log_densities(model, data, z[np.maximum(index, 0)])[:, :used]
+        sums[0].append(logsumexp(scores, axis=0))
+        scores[index[:used], np.arange(used)] = -np.inf
+        sums[1].append(logsumexp(scores, axis=0))
+    return np.concatenate(sums[0]), np.concatenate(sums[1])
+
+
 @eqx.filter_jit
-def _log_aggregate(
-    model: Model, rows: Rows, everyone: Int[Array, "N"], z: Float[Array, "R L"], own: Int[Array, "R"]
-) -> Float[Array, "2 R"]:
-    """Return log Σ_j q(z|x_j) over all rows, and over all but the row that z was drawn for."""
+def _log_densities(rows: Rows, index: Int[Array, "R"], model: Model, points: Float[Array, "m L"]) -> tuple[Array]:
+    def one(row: Row) -> Array:
+        return jax.vmap(model.posterior(row.x, row.observed).log_prob)(points)
 
-    def block(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
-        batch = rows.batch(index, jax.random.key(0))
-
-        scores = jax.vmap(lambda row: jax.vmap(model.posterior(row.x, row.observed).log_prob)(z))(batch.rows)
-        scores = jnp.where(index[:, None] >= 0, scores, -jnp.inf)
-        others = jnp.where(index[:, None] == own, -jnp.inf, scores)
-        joined = [jnp.logaddexp(total, logsumexp(part, axis=0)) for total, part in zip(carry, (scores, others), strict=True)]
-        return (joined[0], joined[1]), None
-
-    nothing = jnp.full(len(z), -jnp.inf)
-    blocked = everyone.reshape(-1, ROWS_AT_ONCE)
-    return jnp.stack(jax.lax.scan(block, (nothing, nothing), blocked)[0])
+    return (jax.vmap(one)(rows.batch(index, jax.random.key(0)).rows),)
