@@ -220,6 +220,9 @@ def test_temperatures_rise_from_0_to_1(schedule: str) -> None:
 def test_what_cannot_be_evaluated_is_refused(model: Model, data: tb.Dataset) -> None:
     with pytest.raises(SpecError, match=r"draws.*at least 1"):
         importance(model, data, draws=0)
+    for function in (importance, annealed, exact, tb.embed, tb.reconstruct):
+        with pytest.raises(DataError, match="no rows"):
+            function(model, data.take([]))
     with pytest.raises(DataError, match=r"3 sites.*5 sites"):
         importance(model, tb.Dataset(np.zeros((1, 3)), tb.Sites(kind="real", shape=(3,))))
     with pytest.raises(SpecError, match="at least 2"):

@@ -19,7 +19,19 @@ from jaxtyping import Array, Bool, Float, Int
 from tightbound.errors import DataError
 from tightbound.schema import Sites
 
-__all__ = ["Batch", "Row", "RowSource", "Rows", "blocks", "bucket", "over_blocks", "place", "require_fixed", "require_sites"]
+__all__ = [
+    "Batch",
+    "Row",
+    "RowSource",
+    "Rows",
+    "blocks",
+    "bucket",
+    "example",
+    "over_blocks",
+    "place",
+    "require_fixed",
+    "require_sites",
+]
 
 
 class RowSource(Protocol):
@@ -109,10 +121,26 @@ def require_sites(sites: Sites, data: RowSource) -> None:
 
 
 def require_fixed(sites: Sites, data: RowSource) -> None:
-    """Raise :class:`~tightbound.errors.DataError` when the data has other sites, or bits that are not drawn yet."""
+    """Raise :class:`~tightbound.errors.DataError` for no rows, other sites, or bits that are not drawn yet."""
     require_sites(sites, data)
+    if not len(data.x):
+        raise DataError("the data set has no rows, expected at least one")
     if data.binarise:
         raise DataError("dynamic binarisation has no fixed x to evaluate: draw the bits once with data.binarised(seed)")
+
+
+def example(data: RowSource, row: int) -> Row:
+    """Return one row of a data set as a model sees it; negative numbers count from the end.
+
+    Raises :class:`~tightbound.errors.DataError` when there is no such row.
+    """
+    if not -len(data.x) <= row < len(data.x):
+        raise DataError(f"there is no row {row}: the data set has {len(data.x):,} rows")
+    return Row(
+        jnp.asarray(data.x[row], jnp.float32),
+        None if data.observed is None else jnp.asarray(data.observed[row], bool),
+        None if data.exposure is None else jnp.float32(data.exposure[row]),
+    )
 
 
 def place(data: RowSource) -> Rows:

@@ -277,9 +277,11 @@ def _path(model: Model, row: Row, walk: Walk, key: Array) -> _Path:
     def log_end(z: Array) -> Array:
         return model.log_likelihood(z, *row) + prior.log_prob(z)
 
-    inverse_mass = {"prior": lambda: jnp.ones(model.spec.latent), "refined": lambda: start.covariance_matrix}
-    chosen = inverse_mass.get(walk.start, lambda: start.variance)()
-    return _Path(start.log_prob, log_end, start.sample, chosen, walk.leapfrog)
+    if walk.start == "prior":
+        inverse_mass = jnp.ones(model.spec.latent)
+    else:
+        inverse_mass = start.covariance_matrix if walk.start == "refined" else start.variance
+    return _Path(start.log_prob, log_end, start.sample, inverse_mass, walk.leapfrog)
 
 
 def _pilot(path: _Path, key: Array, betas: Array) -> Float[Array, "T"]:

@@ -22,7 +22,7 @@ from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.likelihoods import Gaussian
 from tightbound.model import Model
 from tightbound.networks import MLP
-from tightbound.rows import RowSource, require_fixed
+from tightbound.rows import Row, RowSource, example, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Exact", "Grid", "exact", "linear_gaussian", "posterior_grid"]
@@ -245,14 +245,8 @@ def _support(prior: dist.Distribution) -> Float[Array, "V L"]:
     return jnp.stack([axis.ravel() for axis in jnp.meshgrid(*[each] * latents, indexing="ij")], axis=1)
 
 
-def _rows(data: RowSource) -> list[tuple[Array, Array | None, Array | None]]:
-    def part(array: np.ndarray | None, row: int, dtype: type) -> Array | None:
-        return None if array is None else jnp.asarray(array[row], dtype)
-
-    return [
-        (jnp.asarray(x, jnp.float32), part(data.observed, row, bool), part(data.exposure, row, np.float32))
-        for row, x in enumerate(np.asarray(data.x))
-    ]
+def _rows(data: RowSource) -> list[Row]:
+    return [example(data, row) for row in range(len(data.x))]
 
 
 def _over_rows(data: RowSource, function: Callable[..., float]) -> np.ndarray:

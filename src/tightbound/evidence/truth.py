@@ -12,7 +12,6 @@ from typing import Any
 import blackjax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from blackjax import diagnostics
 from jaxtyping import Array
@@ -20,9 +19,9 @@ from jaxtyping import Array
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.proposals import require_density
 from tightbound.model import Model
-from tightbound.rows import Row, RowSource, require_fixed
+from tightbound.rows import Row, RowSource, example, require_fixed
 
-__all__ = ["PosteriorDraws", "example", "true_posterior"]
+__all__ = ["PosteriorDraws", "true_posterior"]
 
 TOO_DIFFERENT = 1.01  # R-hat above which chains have not found the same distribution (Vehtari et al. 2021)
 TOO_FEW = 100  # effective draws per chain that rank-normalised diagnostics need
@@ -81,9 +80,10 @@ def true_posterior(
     problems = tuple((name, f"expected at least {least}, got {value}") for name, value, least in given if value < least)
     if problems:
         raise SpecError("true_posterior", problems)
+    require_fixed(model.spec.sites, data)
     require_density(model, "the No-U-Turn sampler")
     keys = jax.random.split(jax.random.key(seed), chains)
-    z, divergent, acceptance = (np.asarray(part) for part in _chains(model, example(model, data, row), keys, warmup, draws))
+    z, divergent, acceptance = (np.asarray(part) for part in _chains(model, example(data, row), keys, warmup, draws))
     if not np.isfinite(z).all():
         raise DataError(f"p(z|x) of row {row} could not be sampled: its log-density is not finite where q(z|x) is")
     return PosteriorDraws(
@@ -92,18 +92,6 @@ def true_posterior(
         np.atleast_1d(diagnostics.ess_bulk(z)),
         int(divergent.sum()),
         float(acceptance.mean()),
-    )
-
-
-def example(model: Model, data: RowSource, row: int) -> Row:
-    """Return one row of a data set as the model sees it; negative numbers count from the end."""
-    require_fixed(model.spec.sites, data)
-    if not -len(data.x) <= row < len(data.x):
-        raise DataError(f"there is no row {row}: the data set has {len(data.x):,} rows")
-    return Row(
-        jnp.asarray(data.x[row], jnp.float32),
-        None if data.observed is None else jnp.asarray(data.observed[row], bool),
-        None if data.exposure is None else jnp.float32(data.exposure[row]),
     )
 
 
