@@ -135,6 +135,20 @@ def test_the_warm_up_counts_steps_of_this_run_and_the_record_says_the_weight_use
     np.testing.assert_allclose(seen, [2.0 * min(1.0, step / 8) for step in range(12)], rtol=1e-6)
 
 
+def test_the_average_takes_part_in_every_eighth_step_and_in_the_last() -> None:
+    data = rows(10)
+    even = {"learning_rate": 0.05, "warmup": 0.0, "schedule": "constant", "batch_size": 10}
+    first, second, third = (to_arrays(last(data, tb.Plan(steps=steps, average=0.0, **even)).model) for steps in (3, 11, 19))
+    averaged = to_arrays(last(data, tb.Plan(steps=19, average=0.9, **even)).model)
+    decays = [min(0.9, (1 + step) / (10 + step)) ** 8 for step in (2, 10, 18)]
+    start = to_arrays(model_for(data))
+    for name, array in averaged.items():
+        expected = start[name].astype(np.float64)
+        for decay, now in zip(decays, (first, second, third), strict=True):
+            expected = decay * expected + (1 - decay) * now[name]
+        np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     rates = tb.Plan(steps=100, warmup=0.1, learning_rate=0.5, final=0.1).rates(10)
     values = np.array([float(rates.learning_rate(step)) for step in range(101)])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from common import jax_contestant, markdown, race, ratio, torch_contestant, write
 from problems import Problem
 
-ROUNDS = 5
+ROUNDS = 15
 PROBLEMS = (
     Problem("mnist", 20_000, 784, (400,), 20, 128),
     Problem("mnist", 20_000, 784, (300, 300), 40, 100),

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
@@ -338,6 +338,7 @@ class Pace(NamedTuple):
     noise_key: Array
     learning_rate: Float[Array, ""]
     averaging: Float[Array, ""]
+    averages: Bool[Array, ""]
 
 
 @eqx.filter_jit
@@ -352,7 +353,7 @@ def _run(
     first = state.step
     numbers = first + jnp.arange(CHUNK)
     keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
-    paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), rates.averaging(numbers))
+    paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
     packing = Packing(state.trained)
 
     def unfinished(carry: tuple[State, Array]) -> Array:
@@ -392,8 +393,12 @@ def _step(
 
     gradient, result = jax.grad(loss, has_aux=True)(packing.unpack(packed))
     gradient = packing.pack(gradient)
-    # Inside a branch the gradients of matrices have their natural layout, and XLA sums their squares in one pass.
-    length = jax.lax.cond(jnp.isfinite(result.value), _length, lambda _: jnp.inf, gradient)
+    # Inside a branch the gradient of a matrix has its natural layout, and XLA sums its squares in one pass. A branch for
+    # each array, because it then runs as soon as that gradient is there, beside the products that are still to come.
+    squares = [
+        jax.lax.cond(jnp.isfinite(result.value), _square, lambda _: jnp.inf, array) for array in jax.tree.leaves(gradient)
+    ]
+    length = jnp.sqrt(sum(squares))
     finite = jnp.isfinite(length)
 
     def descend(kept: tuple[Packed, optax.OptState, Packed]) -> tuple[Packed, optax.OptState, Packed]:
@@ -402,9 +407,11 @@ def _step(
         shortened = jax.tree.map(lambda g: g * shorten, gradient)
         updates, optimiser = rates.optimiser(pace.learning_rate).update(shortened, optimiser, trained)
         trained = optax.apply_updates(trained, updates)
+        return trained, optimiser, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
+
+    def blend(kept: tuple[Packed, Packed]) -> Packed:
         decay = pace.averaging
-        average = jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, average, trained)
-        return trained, optimiser, average
+        return jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, *kept)
 
     # A step without a finite gradient leaves everything as it was, but is counted. It is a branch, and not a choice
     # between the old arrays and the new, because only then are the new ones written over the old.
@@ -421,8 +428,8 @@ def _step(
     )  # fmt: skip
 
 
-def _length(gradient: Packed) -> Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(array)) for array in jax.tree.leaves(gradient)))
+def _square(array: Array) -> Array:
+    return jnp.sum(jnp.square(array))
 
 
 @eqx.filter_jit
