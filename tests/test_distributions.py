@@ -15,6 +15,7 @@ from scipy import stats
 from scipy.special import digamma, logsumexp
 
 from tightbound.distributions import (
+    Bernoulli,
     Categorical,
     DiscretisedLogistic,
     GaussianMixture,
@@ -27,7 +28,7 @@ from tightbound.distributions import (
     stop,
     training_log_prob,
 )
-from tightbound.likelihoods import Bernoulli
+from tightbound.likelihoods import Bernoulli as BernoulliSpec
 from tightbound.schema import Sites, Statistics
 
 RNG = np.random.default_rng(0)
@@ -182,11 +183,22 @@ def test_categorical() -> None:
     assert np.allclose(ours.mean, np.exp(twin) @ np.arange(5), atol=1e-5)
 
 
-def test_bernoulli_and_gaussians() -> None:
-    logits, x = np.array([-30.0, -2.0, 0.0, 3.0, 30.0]), np.array([0.0, 1.0])
-    for value in x:
-        ours = dist.BernoulliLogits(*single(logits), validate_args=False).log_prob(jnp.float32(value))
-        assert close(ours, -np.log1p(np.exp(np.where(value > 0, -logits, logits))), 1e-6)
+def test_bernoulli() -> None:
+    """To 1e-7 nats, also far out; its first two derivatives are those of the exact formula, also at 0."""
+    logits = np.array([-90.0, -30.0, -2.0, -1e-3, 0.0, 3.0, 17.0, 30.0, 90.0])
+    probability = 1.0 / (1.0 + np.exp(-logits))
+    for value in (0.0, 1.0):
+
+        def log_prob(logit: jax.Array) -> jax.Array:
+            return Bernoulli(logit, validate_args=False).log_prob(value)  # noqa: B023
+
+        (at,) = single(logits)
+        np.testing.assert_allclose(log_prob(at), -np.logaddexp(0.0, np.where(value > 0, -logits, logits)), rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(jax.vmap(jax.grad(log_prob))(at), value - probability, atol=1e-6)
+        np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(log_prob)))(at), -probability * (1 - probability), atol=1e-6)
+
+
+def test_gaussians() -> None:
     loc, scale, z = RNG.normal(size=3), RNG.uniform(0.1, 2, 3), RNG.normal(size=3)
     assert close(diagonal_gaussian(*single(loc, scale)).log_prob(*single(z)), stats.norm(loc, scale).logpdf(z).sum(), 1e-6)
     triangle = np.tril(RNG.normal(size=(3, 3)), -1) + np.diag(scale)
@@ -196,7 +208,7 @@ def test_bernoulli_and_gaussians() -> None:
 
 def test_bernoulli_starts_at_the_training_mean() -> None:
     mean = np.array([0.2, 0.5, 0.999, 0.0], np.float32)
-    head = Bernoulli().build(Sites(kind="binary", shape=(4,)), Statistics(mean, np.ones(4, np.float32)))
+    head = BernoulliSpec().build(Sites(kind="binary", shape=(4,)), Statistics(mean, np.ones(4, np.float32)))
     assert np.allclose(head(jnp.zeros((1, 4))).mean, [0.2, 0.5, 0.999, 0.001], atol=1e-6)
 
 

@@ -14,7 +14,7 @@ import tightbound as tb
 from linear import LINEAR, ROWS, linear_model, rows_of, true_mean, true_precision, with_good_encoder
 from tightbound.errors import CombinationError, DataError, SpecError
 from tightbound.evidence.annealed import Walk, annealed, bracket, temperatures
-from tightbound.evidence.estimate import Estimate, mean_estimate
+from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.exact import exact, posterior_grid
 from tightbound.evidence.gaps import gaps
 from tightbound.evidence.importance import DRAWS_AT_ONCE, importance
@@ -172,11 +172,29 @@ def test_a_row_has_the_same_estimate_alone_and_among_others(model: Model) -> Non
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_draw_or_chain_has_no_standard_error(model: Model, data: tb.Dataset) -> None:
-    one_draw = importance(model, data, draws=1)
-    one_chain = annealed(model, data, Walk(steps=2, chains=1, leapfrog=1))
-    assert np.isnan(one_draw.se).all() and "no standard error" in " ".join(one_draw.warnings())
-    assert np.isnan(one_chain.se).all() and "no standard error" in " ".join(one_chain.warnings())
+@pytest.mark.parametrize("draws", [1, 8])
+def test_too_few_draws_or_chains_have_no_standard_error_and_say_so(model: Model, data: tb.Dataset, draws: int) -> None:
+    drawn = importance(model, data, draws=draws)
+    walked = annealed(model, data, Walk(steps=2, chains=draws, leapfrog=1))
+    for result in (drawn, walked):
+        assert np.isnan(result.se).all() and "no standard error" in " ".join(result.warnings())
+
+
+def test_errors_are_stated_for_all_rows_or_for_none() -> None:
+    """Chosen row by row, those would stay whose largest weights happen not to have been drawn."""
+    se = np.array([0.1, 0.2, 0.3])
+    for ess, draws, stated in (
+        ([5, 25, 30], 100, True),
+        ([15, 19, 90], 100, False),
+        ([9, 8, 7], 10, True),
+        ([7, 7, 7], 8, False),
+    ):
+        assert np.isfinite(stated_error(se, np.array(ess), draws)).all() == stated
+
+
+def test_an_upper_bound_has_an_error_of_its_mean_alone(model: Model) -> None:
+    both = bracket(model, 4, Walk(steps=5, chains=32, leapfrog=1))
+    assert np.isnan(both.upper.se).all() and both.upper.estimate().se > 0
 
 
 def test_standard_errors_cover_the_truth(model: Model, data: tb.Dataset, truth: np.ndarray) -> None:
@@ -192,7 +210,7 @@ def test_annealing_is_a_lower_bound_within_its_error(model: Model, data: tb.Data
     """Mean of 12 rows within 4.5 standard errors of the truth from above, and close from below."""
     result = annealed(model, data, Walk(steps=200, chains=16, leapfrog=5, start=start))
     difference = result.log_evidence - truth
-    se = np.sqrt(np.mean(result.se**2) / ROWS)
+    se = np.sqrt(np.mean(delta_error(result.ess, 16) ** 2) / ROWS)
     assert -0.2 < difference.mean() < 4.5 * se
     assert 0.5 < result.acceptance.mean() < 0.9
     assert result.estimate().side == "lower"

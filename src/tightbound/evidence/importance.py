@@ -24,7 +24,7 @@ from blackjax.diagnostics import pareto_khat
 from jaxtyping import Array, Float, Int
 
 from tightbound.errors import SpecError
-from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate
+from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
@@ -46,10 +46,10 @@ _NO_CHUNK = 2**31 - 1  # its noise is for fitting the proposal
 class Importance:
     """Per-example results of importance sampling, arrays (n,), in nats.
 
-    ``log_evidence`` is the lower bound log (1/k) Σ w, ``se`` the standard error of each by the delta method, ``ess`` the
-    effective sample size (Σw)²/Σw², ``pareto_shape`` the k̂ of the largest weights (NaN below 25 draws) and ``elbo`` the
-    mean of log w: the ELBO of the proposal. ``evaluations`` is the cost per example in decoder evaluations, the fitting
-    of the proposal included, a gradient counted as three.
+    ``log_evidence`` is the lower bound log (1/k) Σ w, ``se`` the standard error of each by the delta method (NaN where the
+    draws are too few for one), ``ess`` the effective sample size (Σw)²/Σw², ``pareto_shape`` the k̂ of the largest weights
+    (NaN below 25 draws) and ``elbo`` the mean of log w: the ELBO of the proposal. ``evaluations`` is the cost per example in
+    decoder evaluations, the fitting of the proposal included, a gradient counted as three.
     """
 
     log_evidence: np.ndarray
@@ -91,8 +91,8 @@ class Importance:
                 f"{max(heavy, few):,} of {len(self.ess):,} examples have weights that rest on a few draws: their bounds hold, "
                 f"but are far from tight{better}"
             )
-        if self.draws == 1:
-            found.append("one draw has no standard error per example: draw more")
+        if np.isnan(self.se).any():
+            found.append("no standard error of single examples: the effective draws are too few for one; draw more")
         return tuple(found)
 
     def _with_proposal(self, method: str) -> str:
@@ -134,7 +134,7 @@ def importance(
     log_evidence, se, ess, elbo = np.concatenate(parts, axis=1)
     shape = _pareto_shape(np.concatenate(tails), tail)
     cost = draws + proposal.evaluations(model.spec.latent)
-    return Importance(log_evidence, se, ess, shape, elbo, draws, proposal, cost, model.measure)
+    return Importance(log_evidence, stated_error(se, ess, draws), ess, shape, elbo, draws, proposal, cost, model.measure)
 
 
 def _kept(tail: int) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from tightbound import distributions
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics
 from tightbound.schema import Kind, Measure, Sites, Statistics
 
@@ -38,4 +39,4 @@ class _Bernoulli(LikelihoodHead):
     measure: ClassVar[Measure] = "counting"
 
     def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
-        return dist.BernoulliLogits(self.logit_mean() + jnp.ravel(h), validate_args=False)
+        return distributions.Bernoulli(self.logit_mean() + jnp.ravel(h), validate_args=False)
