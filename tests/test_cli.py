@@ -16,6 +16,7 @@ import typer
 import tightbound as tb
 from running import SMALL, SOURCE, call, finished, fit_flags, sha256, start, table
 from tightbound import cli, fitting
+from tightbound.errors import StoreError
 from tightbound.settings import merge, read_toml, template
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -306,6 +307,45 @@ def test_a_kill_between_the_name_and_the_clean_up_leaves_a_whole_run(tmp_path: P
     with pytest.raises(Stop):
         fitted(tmp_path / "run")
     assert tb.read_run(tmp_path / "run").summary["steps"] == 40
+
+
+def test_a_run_is_written_by_one_process_only(tmp_path: Path) -> None:
+    refused: list[BaseException] = []
+
+    def report(event: object) -> None:
+        if isinstance(event, fitting.Evaluating) and not refused:
+            try:
+                fitted(tmp_path / "run", resume=True)
+            except StoreError as error:
+                refused.append(error)
+
+    fitted(tmp_path / "run", report=report)
+    assert "is being trained by another process" in str(refused[0])
+    fitted(tmp_path / "other")
+    assert sha256(tmp_path / "run") == sha256(tmp_path / "other")
+
+
+def test_counts_with_exposures_go_from_a_table_through_every_command(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.integers(20, 200, 60)
+    counts = rng.poisson(size[:, None] * np.array([0.1, 0.3, 0.6]))
+    lines = [",".join(map(str, [*row, total])) for row, total in zip(counts, size, strict=True)]
+    path = tmp_path / "cells.csv"
+    path.write_text("\n".join(["a,b,c,total", *lines]) + "\n")
+    run = tmp_path / "run"
+    assert call("fit", path, "--out", run, "--exposure", "total", "--steps", 20, *SMALL).code == 0
+    assert tb.read_run(run).spec.sites.exposure
+    assert call("evaluate", run, path, "--k", 10).code == 0
+    rates = []
+    for exposure in (10, 1000):
+        out = tmp_path / f"{exposure}.npy"
+        assert call("sample", run, "--out", out, "-n", 50, "--exposure", exposure).code == 0
+        rates.append(np.load(out).mean() / exposure)
+    assert rates[0] == pytest.approx(rates[1], rel=0.5)
+    wrong = call("sample", run, "--out", tmp_path / "x.npy", "--exposure", "-1")
+    assert wrong.code == 2 and "exposure=-1, expected a positive number" in wrong.err
+    none = call("sample", finished().run, "--out", tmp_path / "x.npy", "--exposure", "2")
+    assert none.code == 2 and "the model's data has no exposures" in none.err
 
 
 def test_resuming_elsewhere_says_what_differs(tmp_path: Path) -> None:

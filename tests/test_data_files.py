@@ -202,6 +202,18 @@ def test_a_column_of_labels_is_set_apart(write: Writer, label: str, labels: list
     assert data.labels.tolist() == labels and data.names == names
 
 
+@pytest.mark.parametrize("chosen", ["total", "2", "-1"])
+def test_a_column_of_exposures_is_set_apart(write: Writer, chosen: str) -> None:
+    data = load(write("x.csv", "a,kind,total\n1,u,10\n0,v,20\n3,u,30\n"), label="kind", exposure=chosen)
+    assert data.exposure.tolist() == [10, 20, 30] and data.names == ("a",) and data.sites.exposure
+    assert data.labels.tolist() == ["u", "v", "u"]
+
+
+def test_an_array_of_exposures_is_read_from_npz(write: Writer) -> None:
+    data = load(write("x.npz", npz_bytes(x=np.array([[1, 2], [3, 4]]), size=np.array([5.0, 6.0]))), exposure="size")
+    assert data.exposure.tolist() == [5, 6] and data.sites.kind == "count"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -285,9 +297,13 @@ def test_files_that_are_refused(write: Writer, case: str) -> None:
         ("x.npz", npz_bytes(x=X), {"label": "z"}, ("no array 'z' for labels", "holds x")),
         ("x.npz", npz_bytes(x=X, z=LABELS[:2]), {"label": "z"}, ("labels", "(2,)", "(4,)")),
         ("x.csv", "a,b\n1,2\n", {"label": "c"}, ("no column 'c'", "'a', 'b'")),
+        ("x.csv", "a,b\n1,2\n", {"exposure": "c"}, ("no column 'c' for exposures", "'a', 'b'")),
+        ("x.csv", "a,b\n1,2\n", {"exposure": "b", "label": "b"}, ("cannot be both label and exposure",)),
+        ("x.csv", "a,b\n1,\n2,3\n", {"exposure": "b"}, ("exposure",)),
+        ("x.npz", npz_bytes(x=X), {"exposure": "z"}, ("no array 'z' for exposures", "holds x")),
         ("x.csv", "1,2\n1,2\n", {"label": "2"}, ("no column '2'", "columns 0…1")),
         ("x.csv", "a\n1\n", {"label": "a"}, ("empty", "at least one row and one column")),
-        ("x.csv", "a\n1\n", {"resize": (2, 2), "grey": True}, ("grey and resize", "it takes label")),
+        ("x.csv", "a\n1\n", {"resize": (2, 2), "grey": True}, ("grey and resize", "it takes exposure, label")),
         ("x.npy", npy_bytes(X), {"array": "x"}, ("array cannot be used", "none of")),
         ("x.npy", npy_bytes(X), {"binarise": "fixed"}, ("grey levels", "np.round(x * 255)")),
         ("a-idx3-ubyte", idx_bytes(IMAGES), {"label": "y"}, ("label cannot be used",)),

@@ -142,6 +142,7 @@ _FLAGS = {
     "grey": ("data.grey",),
     "array": ("data.array",),
     "label": ("data.label",),
+    "exposure": ("data.exposure",),
     "shape": ("data.shape",),
     "validation": ("data.validation",),
     "test": ("data.test",),
@@ -160,6 +161,7 @@ Trust = Annotated[
     _option("Allow code of your own that a spec names: 'package.module:Name'. May be repeated.", "--trust", metavar="TARGET"),
 ]
 Label = Annotated[str | None, _option("Column or array of labels; '' for none.", "--label", panel=DATA, metavar="NAME")]
+Exposure = Annotated[str | None, _option("Column or array of exposures of counts.", "--exposure", panel=DATA, metavar="NAME")]
 Array = Annotated[str | None, _option("Array of a .npz file or part of an idx folder.", "--array", panel=DATA, metavar="NAME")]
 
 
@@ -229,6 +231,7 @@ def fit(
     grey: Annotated[bool | None, _option("One channel for the images of a folder.", "--grey", panel=DATA)] = None,
     array: Array = None,
     label: Label = None,
+    exposure: Exposure = None,
     shape: Annotated[str | None, _option("Shape of an image in flat rows, such as 28x28.", panel=DATA, metavar="HxW")] = None,
     validation: Annotated[float | None, _option("Share of rows to choose the weights by.", panel=DATA)] = None,
     test: Annotated[float | None, _option("Share of rows for the final numbers.", panel=DATA)] = None,
@@ -327,6 +330,7 @@ def evaluate(
     max_examples: Annotated[int | None, typer.Option("--max-examples", help="Evaluate only the first rows.", min=1)] = None,
     array: Array = None,
     label: Label = None,
+    exposure: Exposure = None,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
@@ -341,7 +345,7 @@ def evaluate(
         rows, part = _part("settings").evaluated_rows(stored)
         what = f"{part} rows of {run}"
     else:
-        rows, what = _part("settings").other_rows(stored, data, array=array, label=label), data
+        rows, what = _part("settings").other_rows(stored, data, array=array, label=label, exposure=exposure), data
     rows = rows.take(range(min(len(rows), max_examples))) if max_examples is not None else rows
     face = _JsonFace() if as_json else _PeopleFace()
     result = evaluation.evaluate(
@@ -381,13 +385,14 @@ def encode(
     ],
     array: Array = None,
     label: Label = None,
+    exposure: Exposure = None,
     trust: Trust = None,
 ) -> None:
     """Write mean and standard deviation of q(z|x) for every row."""
     outputs = _part("outputs")
     outputs.check_output(out, outputs.EMBEDDING_FORMATS)
     stored = _part("store").read_run(run)
-    rows = _part("settings").other_rows(stored, data, array=array, label=label)
+    rows = _part("settings").other_rows(stored, data, array=array, label=label, exposure=exposure)
     outputs.write_embedding(out, _part("inference").embed(stored.model(trust=trust or ()), rows))
     typer.echo(f"{out}: {len(rows):,} rows × {stored.spec.latent} latents, mean and standard deviation of q(z|x)")
 
@@ -401,13 +406,14 @@ def reconstruct(
     ],
     array: Array = None,
     label: Label = None,
+    exposure: Exposure = None,
     trust: Trust = None,
 ) -> None:
     """Write the mean of x, decoded at the mean of q(z|x), for every row."""
     outputs = _part("outputs")
     outputs.check_output(out, outputs.ROW_FORMATS)
     stored = _part("store").read_run(run)
-    rows = _part("settings").other_rows(stored, data, array=array, label=label)
+    rows = _part("settings").other_rows(stored, data, array=array, label=label, exposure=exposure)
     made = _part("inference").reconstruct(stored.model(trust=trust or ()), rows)
     outputs.write_rows(out, made, rows.sites, _names(stored))
     typer.echo(f"{out}: {len(rows):,} reconstructions E[x|z]")
@@ -422,6 +428,7 @@ def sample(
     ],
     count: Annotated[int, typer.Option("-n", "--count", help="Number of rows.", min=1)] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Row i is a function of (seed, i).", min=0)] = 0,
+    exposure: Annotated[float | None, _option("Exposure of the rows, 1 unless told, for counts that have one.")] = None,
     trust: Trust = None,
 ) -> None:
     """Draw rows from p(x)."""
@@ -429,7 +436,7 @@ def sample(
     stored = _part("store").read_run(run)
     sites = stored.spec.sites
     outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if sites.is_image else outputs.ROW_FORMATS)
-    rows = _part("inference").sample(stored.model(trust=trust or ()), count, seed=seed)
+    rows = _part("inference").sample(stored.model(trust=trust or ()), count, seed=seed, exposure=exposure)
     outputs.write_rows(out, outputs.compact(rows, sites), sites, _names(stored))
     typer.echo(f"{out}: {count:,} draws from p(x)")
 

@@ -139,12 +139,12 @@ def fit(
     if out is None:
         fitting.train(None)
         return fitting.evaluate(draws, diagnosis)
-    writer = RunWriter(out)
-    fitting.keep(writer, resume, loaded or {})
-    fitted = fitting.evaluate(draws, diagnosis)
-    sheets = draw(fitting.sheets(fitted), writer.partial / "pictures") if pictures else []
-    summary = {**fitted.summary, "pictures": [f"pictures/{path.name}" for path in sheets]}
-    writer.finish(fitted.model, summary)
+    with RunWriter(out) as writer:
+        fitting.keep(writer, resume, loaded or {})
+        fitted = fitting.evaluate(draws, diagnosis)
+        sheets = draw(fitting.sheets(fitted), writer.partial / "pictures") if pictures else []
+        summary = {**fitted.summary, "pictures": [f"pictures/{path.name}" for path in sheets]}
+        writer.finish(fitted.model, summary)
     return Fitted(**{**vars(fitted), "summary": summary, "run": read_run(out)})
 
 

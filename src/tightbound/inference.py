@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -44,6 +45,9 @@ def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = 
     if count < 1:
         raise SpecError("sample", (("count", f"expected at least 1, got {count}"),))
     key = jax.random.key(seed)
+    if exposure is not None and not (model.spec.sites.exposure and 0 < exposure < math.inf):
+        known = "a positive number" if model.spec.sites.exposure else "none: the model's data has no exposures"
+        raise DataError(f"exposure={exposure:g}, expected {known}")
     level = None if not model.spec.sites.exposure else jnp.float32(1.0 if exposure is None else exposure)
     parts = [np.asarray(_sample(model, key, index, level))[:used] for index, used in blocks(count, BLOCK)]
     return np.concatenate(parts)

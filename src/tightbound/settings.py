@@ -64,15 +64,15 @@ class DataOptions(Spec):
     grey: bool = False
     array: str | None = None
     label: str | None = None
+    exposure: str | None = None
     shape: tuple[int, ...] | None = None
     validation: float = Field(default=0.1, ge=0, lt=1)
     test: float = Field(default=0.1, ge=0, lt=1)
 
     def load(self, source: Any, seed: int) -> tuple[Dataset, Self]:
         """Return the data set and these options with kind and levels filled in, as other rows need them."""
-        options = {
-            name: getattr(self, name) for name in ("kind", "levels", "missing", "resize", "grey", "array", "label", "shape")
-        }
+        names = ("kind", "levels", "missing", "resize", "grey", "array", "label", "exposure", "shape")
+        options = {name: getattr(self, name) for name in names}
         data = load(source, **options)
         sites = data.sites
         known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
@@ -163,10 +163,12 @@ def subject_of(run: Run, model: Model) -> Subject:
     return subject(model, own_rows(run), split, plan, run.training["objective"], run.metrics(), steps)
 
 
-def other_rows(run: Run, source: str, *, array: str | None = None, label: str | None = None) -> Dataset:
+def other_rows(
+    run: Run, source: str, *, array: str | None = None, label: str | None = None, exposure: str | None = None
+) -> Dataset:
     """Return rows for the model of a run, read as its own data were; bits under dynamic binarisation are drawn once.
 
-    What concerns the form of a file (array, label, resize, grey) is taken over when both sources have the same form.
+    What concerns the form of a file (array, label, exposure, resize, grey) is taken over when both sources have the same form.
     """
     sites = run.spec.sites
     known: Tables = {
@@ -178,8 +180,9 @@ def other_rows(run: Run, source: str, *, array: str | None = None, label: str | 
     if "options" in run.training["loaded"]:
         recorded, options = _recorded(run)
         if Path(recorded).suffix != Path(source).suffix:
-            options = options.replace(array=None, label=None, resize=None, grey=False)
-    given = {name: value or None for name, value in (("array", array), ("label", label)) if value is not None}
+            options = options.replace(array=None, label=None, exposure=None, resize=None, grey=False)
+    named = {"array": array, "label": label, "exposure": exposure}
+    given = {name: value or None for name, value in named.items() if value is not None}
     data, _ = options.replace(shape=sites.shape if sites.is_image else None, **given).load(source, _seed(run))
     return data.binarised(_seed(run)) if data.binarise else data
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -26,6 +26,11 @@ from tightbound.errors import FormatError, OutputExistsError, SpecError, StoreEr
 from tightbound.files import read_json, refuse_existing, write_bytes, write_json
 from tightbound.model import VAE, Model, from_arrays, to_arrays
 from tightbound.spec import Spec, canonical_json, customs
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "FORMAT",
@@ -257,12 +262,33 @@ class Resumed:
 class RunWriter:
     """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``finish``.
 
-    Killed at any moment it leaves nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run.
+    Killed at any moment it leaves nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run. Within
+    ``with`` no other process can write the same run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.partial = _partial(self.path)
+        self._held: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._held is not None:
+            os.close(self._held)
+
+    def _hold(self) -> None:
+        """Lock the unfinished run. The system drops the lock of a process that dies, so that none is ever left behind."""
+        if fcntl is None:
+            return
+        self._held = os.open(self.partial, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{self.partial} is being trained by another process; wait for it, or stop it first") from None
+        except OSError:  # some network file systems have no locks
+            return
 
     def begin(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
         """Start a run folder; raise :class:`OutputExistsError` when it exists, finished or not."""
@@ -271,6 +297,11 @@ class RunWriter:
             raise OutputExistsError(
                 f"{self.partial} is an unfinished run: continue it with --resume, or remove it and start anew"
             )
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.partial}: {error.strerror or error}") from error
+        self._hold()
         self._begin(spec, training, split)
 
     def _begin(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
@@ -287,6 +318,7 @@ class RunWriter:
         if not self.partial.is_dir():
             state = "is finished" if self.path.exists() else "does not exist"
             raise StoreError(f"nothing to resume: {self.path} {state}, and there is no {self.partial}")
+        self._hold()
         for leftover in self.partial.glob(".*"):  # temporary files of a process that was killed
             leftover.unlink()
         if not (self.partial / "spec.json").exists():

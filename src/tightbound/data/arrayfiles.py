@@ -28,15 +28,16 @@ def read_npy(path: Path) -> Raw:
         return Raw(_read_array(stream, path.stat().st_size, f"'{path}'"))
 
 
-def read_npz(path: Path, array: str | None = None, label: str | None = None) -> Raw:
-    """Return one array of a .npz file and the labels that belong to it."""
+def read_npz(path: Path, array: str | None = None, label: str | None = None, exposure: str | None = None) -> Raw:
+    """Return one array of a .npz file, the labels that belong to it, and the array ``exposure`` when one is named."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             name = _choose(list(members), array, path)
             x = _read_member(archive, members[name], path)
             labels, notes = _labels(archive, members, name, label, len(x) if x.ndim else 0, path)
-            return Raw(x, labels, notes=notes)
+            exposures = None if exposure is None else _named(archive, members, exposure, "exposures", path)
+            return Raw(x, labels, notes=notes, exposure=exposures)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"'{path}' is damaged or not a .npz file ({error}); write it anew with np.savez") from None
 
@@ -58,9 +59,7 @@ def _labels(
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Return the labels that were asked for, or else those whose name and length fit x; never those of another part."""
     if label is not None:
-        if label not in members:
-            raise DataError(f"'{path}': there is no array '{label}' for labels; it holds {', '.join(members)}")
-        return _read_member(archive, members[label], path), ()
+        return _named(archive, members, label, "labels", path), ()
     part = name[1:] if name[:2] in ("x_", "X_") else ""
     partners = (f"y{part}", f"labels{part}", *(_Y_NAMES if part in ("", "_train") else ()))
     for partner in partners:
@@ -73,6 +72,12 @@ def _labels(
                 return values.reshape(count), ()
             return None, (f"'{partner}' left out: its shape {values.shape} does not fit {count:,} labels",)
     return None, ()
+
+
+def _named(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str, role: str, path: Path) -> np.ndarray:
+    if name not in members:
+        raise DataError(f"'{path}': there is no array '{name}' for {role}; it holds {', '.join(members)}")
+    return _read_member(archive, members[name], path)
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:

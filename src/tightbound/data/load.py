@@ -29,14 +29,14 @@ class _Reader(NamedTuple):
         return raw
 
 
-_TABLE = _Reader("tightbound.data.tables:read_table", frozenset({"label"}))
+_TABLE = _Reader("tightbound.data.tables:read_table", frozenset({"label", "exposure"}))
 _IDX = _Reader("tightbound.data.idx:read_idx")
 _IDX_FOLDER = _Reader("tightbound.data.idx:read_idx_folder", frozenset({"array"}))
 _IMAGES = _Reader("tightbound.data.images:read_images", frozenset({"resize", "grey"}))
 _BUILTIN = {"digits": _Reader("tightbound.data.builtin:digits")}
 _BY_SUFFIX = {
     ".npy": _Reader("tightbound.data.arrayfiles:read_npy"),
-    ".npz": _Reader("tightbound.data.arrayfiles:read_npz", frozenset({"array", "label"})),
+    ".npz": _Reader("tightbound.data.arrayfiles:read_npz", frozenset({"array", "label", "exposure"})),
     ".csv": _TABLE,
     ".tsv": _TABLE,
 }
@@ -59,6 +59,7 @@ def load(
     seed: int = 0,
     array: str | None = None,
     label: str | None = None,
+    exposure: str | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Dataset:
     """Return the data set that a path, a built-in name or an array stands for.
@@ -68,8 +69,10 @@ def load(
     ================================  ==================================================================
     ``"digits"``                      the built-in 8×8 digits, 17 levels (write ``./digits`` for a folder)
     ``.npy``                          one array
-    ``.npz``                          ``array``, or else x, X, x_train, or the only array; labels from ``label`` or y…
-    ``.csv``, ``.tsv``                numbers; the column ``label`` (a name, or a number from 0) is set apart
+    ``.npz``                          ``array``, or else x, X, x_train, or the only array; labels from ``label`` or y…;
+                                      exposures of counts from ``exposure``
+    ``.csv``, ``.tsv``                numbers; the columns ``label`` and ``exposure`` (a name, or a number from 0) are
+                                      set apart
     ``…idx3-ubyte``, ``….gz``         an idx file, with its labels when they lie beside it
     a folder of idx files             ``array`` chooses by its beginning, or else ``train``
     a folder of images                PNG, JPEG, …, sorted by name; sub-folders become labels; ``resize`` to (height,
@@ -86,13 +89,14 @@ def load(
     >>> load("digits").sites.describe()
     '64 sites (8×8×1), 17 ordered levels 0…16'
     """
-    options = {"array": array, "label": label, "resize": resize, "grey": grey or None}
+    options = {"array": array, "label": label, "resize": resize, "grey": grey or None, "exposure": exposure}
     raw, name = _read(source, {key: value for key, value in options.items() if value is not None})
     data = from_arrays(
         raw.x,
         kind=kind,
         levels=raw.levels if levels is None and kind is None else levels,
         labels=raw.labels,
+        exposure=raw.exposure,
         names=raw.names,
         missing=missing,
         source=name,
@@ -124,7 +128,7 @@ def _read(source: Any, options: dict[str, Any]) -> tuple[Raw, str]:
 def _known(options: dict[str, Any], known: frozenset[str], what: str) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
-        usable = f"it takes {', '.join(sorted(known))}" if known else "it takes none of array, label, resize, grey"
+        usable = f"it takes {', '.join(sorted(known))}" if known else "it takes none of array, label, exposure, resize, grey"
         raise DataError(f"{' and '.join(unknown)} cannot be used with {what}: {usable}")
 
 

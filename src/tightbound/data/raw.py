@@ -12,10 +12,14 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".t
 
 
 class Raw(NamedTuple):
-    """The content of a source; ``levels`` is given only where the source itself says how many there are."""
+    """The content of a source; ``levels`` is given only where the source itself says how many there are.
+
+    ``exposure`` is that of each row, when the source was asked for it.
+    """
 
     x: np.ndarray
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
     levels: int | None = None
     notes: tuple[str, ...] = ()
+    exposure: np.ndarray | None = None

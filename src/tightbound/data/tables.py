@@ -40,8 +40,10 @@ class _Columns(NamedTuple):
         return tuple(name for j, name in enumerate(self.names) if j != self.label)
 
 
-def read_table(path: Path, label: str | None = None) -> Raw:
+def read_table(path: Path, label: str | None = None, exposure: str | None = None) -> Raw:
     """Return the numbers of a table; the column ``label`` (its name, or its number from 0) becomes the labels.
+
+    The column ``exposure``, named in the same way, becomes the exposure of the rows.
 
     Empty cells, NA, N/A, NaN, null and ? are missing. The first line is a header when a column has text there and a
     number below, when all of it is text, or when it counts 0, 1, 2, …; a first column without a name that counts the
@@ -58,7 +60,8 @@ def read_table(path: Path, label: str | None = None) -> Raw:
     # Python's float reads 1_5 as fifteen; the check costs time, so it is left out where no line can need it.
     convert = _plain_number if text.find("_", text.find("\n")) >= 0 else float
     x, labels = _numbers(chain(body, lines), columns, convert, path)
-    return _without_row_numbers(Raw(x, labels, columns.label_apart(), notes=tuple(_header_notes(header, columns))))
+    raw = Raw(x, labels, columns.label_apart(), notes=tuple(_header_notes(header, columns)))
+    return _without_row_numbers(raw if exposure is None else _exposure_apart(raw, columns, exposure, path))
 
 
 def _decode(path: Path) -> str:
@@ -114,15 +117,28 @@ def _is_header(first: list[str], second: list[str] | None = None) -> bool:
 
 
 def _columns(header: list[str], width: int, label: str | None, path: Path) -> _Columns:
-    names = tuple(name.strip() or f"column {j}" for j, name in enumerate(header))
-    if label is None:
-        return _Columns(width, names, None)
-    if label in names:
-        return _Columns(width, names, names.index(label))
-    if re.fullmatch(r"-?\d+", label) and -width <= int(label) < width:
-        return _Columns(width, names, int(label) % width)
+    columns = _Columns(width, tuple(name.strip() or f"column {j}" for j, name in enumerate(header)), None)
+    return columns if label is None else columns._replace(label=_find(columns, label, "labels", path))
+
+
+def _find(columns: _Columns, wanted: str, role: str, path: Path) -> int:
+    """Return the number of a column, which is asked for by name or by number."""
+    width, names = columns.width, columns.names
+    if wanted in names:
+        return names.index(wanted)
+    if re.fullmatch(r"-?\d+", wanted) and -width <= int(wanted) < width:
+        return int(wanted) % width
     known = f"its columns are {', '.join(map(repr, names[:20]))}" if names else f"it has columns 0…{width - 1}, no names"
-    raise DataError(f"'{path}' has no column '{label}' for labels; {known}")
+    raise DataError(f"'{path}' has no column '{wanted}' for {role}; {known}")
+
+
+def _exposure_apart(raw: Raw, columns: _Columns, wanted: str, path: Path) -> Raw:
+    column = _find(columns, wanted, "exposures", path)
+    if column == columns.label:
+        raise DataError(f"'{path}': column '{wanted}' cannot be both label and exposure")
+    at = column - (columns.label is not None and columns.label < column)
+    names = tuple(name for j, name in enumerate(raw.names) if j != at)
+    return raw._replace(x=np.delete(raw.x, at, axis=1), names=names, exposure=raw.x[:, at])
 
 
 def _header_notes(header: list[str], columns: _Columns) -> Iterator[str]:
