@@ -20,6 +20,12 @@ PRIORS: dict[str, Spec] = {
     "mixture": tb.TrainedMixture(components=4),
     "vamp": tb.VampPrior(components=4),
 }
+PARTS = (
+    tb.Part(columns=(2,), sites=tb.Sites(kind="real", shape=(1,))),
+    tb.Part(columns=(0,), sites=tb.Sites(kind="category", shape=(1,), levels=3)),
+    tb.Part(columns=(3,), sites=tb.Sites(kind="count", shape=(1,))),
+    tb.Part(columns=(1,), sites=tb.Sites(kind="levels", shape=(1,), levels=4)),
+)
 # Likelihood and the sites it is tried on; 256 levels are the 8-bit case.
 LIKELIHOODS: dict[str, tuple[Spec, dict[str, Any]]] = {
     "bernoulli": (tb.Bernoulli(), {"kind": "binary"}),
@@ -27,10 +33,13 @@ LIKELIHOODS: dict[str, tuple[Spec, dict[str, Any]]] = {
     "gaussian-global": (tb.Gaussian(), {"kind": "real"}),
     "gaussian-site": (tb.Gaussian(noise="site"), {"kind": "real"}),
     "gaussian-predicted": (tb.Gaussian(noise="predicted"), {"kind": "real"}),
+    "heavy-tailed": (tb.LogisticMixture(), {"kind": "real"}),
     "logistic": (tb.DiscretisedLogistic(), {"kind": "levels", "levels": 256}),
     "logistic-mixture": (tb.DiscretisedLogistic(components=3, noise="site"), {"kind": "levels", "levels": 5}),
     "categorical": (tb.Categorical(), {"kind": "category", "levels": 4}),
     "categorical-levels": (tb.Categorical(), {"kind": "levels", "levels": 4}),
+    "ordinal": (tb.Ordinal(), {"kind": "levels", "levels": 5}),
+    "columns": (tb.Columns(), {"kind": "mixed", "shape": (4,), "parts": PARTS}),
     "poisson": (tb.Poisson(), {"kind": "count"}),
     "negative-binomial": (tb.NegativeBinomial(), {"kind": "count"}),
     "negative-binomial-predicted": (tb.NegativeBinomial(dispersion="predicted"), {"kind": "count"}),
@@ -80,8 +89,9 @@ def network(choice: Choice) -> Spec:
 
 
 def possible(choice: Choice) -> bool:
-    """Whether the combination makes sense at all: exposures belong to counts, and are refused elsewhere."""
-    return "exposure" not in choice.data or LIKELIHOODS[choice.likelihood][1]["kind"] == "count"
+    """Whether the combination makes sense at all: exposures belong to counts, images are not mixed."""
+    kind = LIKELIHOODS[choice.likelihood][1]["kind"]
+    return ("exposure" not in choice.data or kind == "count") and (choice.data != "image" or kind != "mixed")
 
 
 def grid() -> Iterator[Choice]:

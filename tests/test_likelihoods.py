@@ -22,7 +22,7 @@ NONSENSE = (np.nan, np.inf, -np.inf, 1e30)
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_contract(name: str) -> None:
     likelihood, kind = LIKELIHOODS[name]
-    check_likelihood(likelihood, Sites(shape=(3,), **kind))
+    check_likelihood(likelihood, Sites(**{"shape": (3,), **kind}))
 
 
 @pytest.mark.parametrize("name", ["poisson", "negative-binomial-predicted"])

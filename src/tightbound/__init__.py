@@ -37,14 +37,24 @@ if TYPE_CHECKING:
     from tightbound.evidence.truth import PosteriorDraws, true_posterior
     from tightbound.fitting import Fitted, fit
     from tightbound.inference import decode, embed, reconstruct, sample
-    from tightbound.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, NegativeBinomial, Poisson
+    from tightbound.likelihoods import (
+        Bernoulli,
+        Categorical,
+        Columns,
+        DiscretisedLogistic,
+        Gaussian,
+        LogisticMixture,
+        NegativeBinomial,
+        Ordinal,
+        Poisson,
+    )
     from tightbound.model import VAE, Model
     from tightbound.networks import MLP, Convolutional
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FullGaussian
     from tightbound.priors import StandardNormal, TrainedMixture, VampPrior
     from tightbound.rows import Row
-    from tightbound.schema import Sites, Statistics
+    from tightbound.schema import Part, Sites, Statistics
     from tightbound.spec import Custom
     from tightbound.store import Run, load_model, read_run, save_model
     from tightbound.training.loop import Progress, train
@@ -61,6 +71,7 @@ __all__ = [
     "Bernoulli",
     "Bracket",
     "Categorical",
+    "Columns",
     "CombinationError",
     "Convolutional",
     "Custom",
@@ -79,9 +90,12 @@ __all__ = [
     "Gaussian",
     "Grid",
     "Importance",
+    "LogisticMixture",
     "Model",
     "NegativeBinomial",
+    "Ordinal",
     "OutputExistsError",
+    "Part",
     "Plan",
     "Poisson",
     "PosteriorDraws",
@@ -149,14 +163,16 @@ _HOMES = {
     "evidence.truth": "PosteriorDraws true_posterior",
     "fitting": "Fitted fit",
     "inference": "decode embed reconstruct sample",
-    "likelihoods": "Bernoulli Categorical DiscretisedLogistic Gaussian NegativeBinomial Poisson",
+    "likelihoods": (
+        "Bernoulli Categorical Columns DiscretisedLogistic Gaussian LogisticMixture NegativeBinomial Ordinal Poisson"
+    ),
     "model": "VAE Model",
     "networks": "MLP Convolutional",
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FullGaussian",
     "priors": "StandardNormal TrainedMixture VampPrior",
     "rows": "Row",
-    "schema": "Sites Statistics",
+    "schema": "Part Sites Statistics",
     "spec": "Custom",
     "store": "Run load_model read_run save_model",
     "training.loop": "Progress train",

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
@@ -20,9 +21,13 @@ __all__ = [
     "Categorical",
     "DiscretisedLogistic",
     "GaussianMixture",
+    "Joined",
+    "LogisticMixture",
     "NegativeBinomial",
+    "OrderedLogistic",
     "Poisson",
     "SharedFamilyMixture",
+    "centre",
     "diagonal_gaussian",
     "kl",
     "positive",
@@ -355,3 +360,141 @@ class NegativeBinomial(dist.Distribution):
     def variance(self) -> Array:
         """The variance m + m²/r."""
         return self.rate + self.rate**2 / self.concentration
+
+
+class LogisticMixture(dist.Distribution):
+    """Densities with several modes and heavy tails: Σ_k w_k f((x − loc_k)/scale_k)/scale_k, batch shape (D,).
+
+    All components but the last are logistic, f(y) = σ(y) σ(−y); the last is Student's t with two degrees of freedom,
+    f(y) = (2 + y²)^(−3/2), whose tails fall as |y|⁻³. Parameters have shape (D, K), K ≥ 2.
+    """
+
+    arg_constraints: ClassVar = {"log_weights": constraints.real, "loc": constraints.real, "scale": constraints.positive}
+    support = constraints.real
+    pytree_data_fields = ("log_weights", "loc", "scale")
+
+    def __init__(self, log_weights: Float[Array, "D K"], loc: Float[Array, "D K"], scale: Float[Array, "D K"]) -> None:
+        self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape[:-1], (), validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw the component, then a logistic or t variable by its quantile function."""
+        choose, noise = jax.random.split(key)
+        shape = (*sample_shape, *self.batch_shape)
+        chosen = jax.nn.one_hot(jax.random.categorical(choose, self.log_weights, shape=shape), self.loc.shape[-1])
+        loc, scale = (jnp.sum(chosen * parameter, axis=-1) for parameter in (self.loc, self.scale))
+        v = jax.random.uniform(noise, shape, minval=-1.0 + 1e-7, maxval=1.0)
+        drawn = jnp.where(chosen[..., -1] > 0, v * jnp.sqrt(2.0 / ((1.0 - v) * (1.0 + v))), 2.0 * jnp.arctanh(v))
+        return loc + scale * drawn
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return the log-density in nats for x of shape (…, D)."""
+        y = (x[..., None] - self.loc) / self.scale
+        logistic, student = y[..., :-1], y[..., -1:]
+        bells = -jnp.abs(logistic) - 2.0 * jnp.log1p(jnp.exp(-jnp.abs(logistic)))
+        tail = -3.0 * jnp.log(jnp.hypot(student, 2.0**0.5))
+        return logsumexp(self.log_weights + jnp.concatenate([bells, tail], axis=-1) - jnp.log(self.scale), axis=-1)
+
+    def cdf(self, x: Array) -> Array:
+        """Return P(X ≤ x), in closed form."""
+        y = (x[..., None] - self.loc) / self.scale
+        student = 0.5 + 0.5 * y[..., -1:] / jnp.hypot(y[..., -1:], 2.0**0.5)
+        below = jnp.concatenate([jax.nn.sigmoid(y[..., :-1]), student], axis=-1)
+        return jnp.sum(jnp.exp(self.log_weights) * below, axis=-1)
+
+    @property
+    def mean(self) -> Array:
+        """E[x] = Σ_k w_k loc_k."""
+        return jnp.sum(jnp.exp(self.log_weights) * self.loc, axis=-1)
+
+
+class OrderedLogistic(dist.Distribution):
+    """Levels 0 … n − 1 in order, by a logistic variable cut at n − 1 places: P(v ≤ k) = σ(cut_k − location).
+
+    ``cuts`` (D, n − 1) rise along the last axis; a site with fewer levels has cuts of +∞ from its own last one on. Batch
+    shape (D,). The difference of two neighbours is evaluated as in :class:`DiscretisedLogistic`. McCullagh (1980).
+    """
+
+    arg_constraints: ClassVar = {"location": constraints.real, "cuts": constraints.real}
+    support = constraints.nonnegative_integer
+    pytree_data_fields = ("location", "cuts")
+
+    def __init__(self, location: Float[Array, "D"], cuts: Float[Array, "D n-1"]) -> None:
+        self.location, self.cuts = location, cuts
+        super().__init__(location.shape, (), validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw the logistic variable and count the cuts below it."""
+        shape = (*sample_shape, *self.batch_shape)
+        variable = self.location + jax.random.logistic(key, shape)
+        return jnp.sum(variable[..., None] > self.cuts, axis=-1).astype(jnp.float32)
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return log P(x) in nats for levels x of shape (…, D)."""
+        ends = jnp.full((*self.cuts.shape[:-1], 1), jnp.inf)
+        edges = jnp.concatenate([-ends, self.cuts, ends], axis=-1)
+        level = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, self.batch_shape)).astype(jnp.int32)[..., None]
+        edges = jnp.broadcast_to(edges, (*level.shape[:-1], edges.shape[-1]))
+        lower, upper = (jnp.take_along_axis(edges, level + step, axis=-1)[..., 0] for step in (0, 1))
+        first, last = lower == -jnp.inf, upper == jnp.inf
+        # Infinite edges are replaced before anything is computed of them: their gradient would not be finite.
+        below = jax.nn.log_sigmoid(jnp.where(last, 0.0, upper) - self.location)
+        above = jax.nn.log_sigmoid(self.location - jnp.where(first, 0.0, lower))
+        width = jnp.where(first | last, 1.0, upper - lower)
+        inner = below + above + jnp.log(-jnp.expm1(-width))
+        return jnp.where(first & last, 0.0, jnp.where(first, below, jnp.where(last, above, inner)))
+
+    @property
+    def mean(self) -> Array:
+        """E[x] = Σ_k P(x > k)."""
+        return jnp.sum(jax.nn.sigmoid(self.location[..., None] - self.cuts), axis=-1)
+
+
+class Joined(dist.Distribution):
+    """Independent distributions over different sites of one x as one distribution, batch shape (D,).
+
+    ``order`` (D,) says where each site stands when the sites of all ``parts`` are lined up; ``offset`` and ``slope``, of the
+    lined-up sites, are added as offset + slope · x to the log-densities: log |du/dx|⁻¹ of a change to other units u.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    pytree_data_fields = ("parts", "offset", "slope")
+    pytree_aux_fields = ("order",)
+
+    def __init__(
+        self, parts: tuple[dist.Distribution, ...], order: tuple[int, ...], offset: Float[Array, "D"], slope: Float[Array, "D"]
+    ) -> None:
+        self.parts, self.order, self.offset, self.slope = parts, order, offset, slope
+        super().__init__((len(order),), (), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Each site has its own."""
+        return constraints.real
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw every part."""
+        keys = jax.random.split(key, len(self.parts))
+        drawn = [part.sample(k, sample_shape).astype(jnp.float32) for part, k in zip(self.parts, keys, strict=True)]
+        return self._ordered(drawn)
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return the log-densities in nats for x of shape (…, D)."""
+        lined_up = jnp.take(x, np.argsort(self.order), axis=-1)
+        splits = np.cumsum([part.batch_shape[0] for part in self.parts])[:-1]
+        each = [part.log_prob(values) for part, values in zip(self.parts, jnp.split(lined_up, splits, axis=-1), strict=True)]
+        return self._ordered([jnp.concatenate(each, axis=-1) + self.offset + self.slope * lined_up])
+
+    @property
+    def mean(self) -> Array:
+        """E[x]; for categories, which have no mean, the most probable one."""
+        return self._ordered([centre(part) for part in self.parts])
+
+    def _ordered(self, values: list[Array]) -> Array:
+        return jnp.take(jnp.concatenate(values, axis=-1), np.asarray(self.order), axis=-1)
+
+
+def centre(sites: dist.Distribution) -> Array:
+    """Return the mean of every site, or the most probable of values without order."""
+    return jnp.argmax(sites.logits, axis=-1).astype(jnp.float32) if isinstance(sites, Categorical) else sites.mean

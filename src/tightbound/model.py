@@ -16,8 +16,17 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
+from tightbound.distributions import centre
 from tightbound.errors import FormatError
-from tightbound.likelihoods import AnyLikelihood, Bernoulli, Categorical, DiscretisedLogistic, Gaussian, NegativeBinomial
+from tightbound.likelihoods import (
+    AnyLikelihood,
+    Bernoulli,
+    Categorical,
+    Columns,
+    DiscretisedLogistic,
+    Gaussian,
+    NegativeBinomial,
+)
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics
 from tightbound.networks import MLP, Network
 from tightbound.posteriors import DiagonalGaussian, PosteriorHead, PosteriorSpec
@@ -40,6 +49,7 @@ def default_likelihood(kind: Kind) -> LikelihoodSpec:
         "category": Categorical,
         "count": NegativeBinomial,
         "real": Gaussian,
+        "mixed": Columns,
     }
     return table[kind]()
 
@@ -172,8 +182,7 @@ class Model(eqx.Module):
 
     def decode(self, z: Float[Array, "L"], exposure: Float[Array, ""] | None = None) -> Float[Array, "D"]:
         """Return E[x|z]; for categories, which have no mean, the most probable level."""
-        p = self.likelihood(z, exposure)
-        return jnp.argmax(p.logits, axis=-1).astype(jnp.float32) if self.spec.sites.kind == "category" else p.mean
+        return centre(self.likelihood(z, exposure)) if self.spec.sites.kind == "category" else self.likelihood(z, exposure).mean
 
     def filled(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None) -> Float[Array, "D"]:
         """Return x with an admissible value in the place of what is not observed, so that log p(x|z) is finite there."""

@@ -33,7 +33,7 @@ def compact(rows: np.ndarray, sites: Sites) -> np.ndarray:
     >>> compact(np.array([[0.0, 1.0]]), Sites(kind="binary", shape=(2,))).dtype
     dtype('uint8')
     """
-    if sites.kind == "real":
+    if sites.kind in ("real", "mixed"):
         return rows.astype(np.float32)
     if sites.kind == "count":
         return rows.astype(np.int64)

@@ -387,7 +387,7 @@ def marginals(sheets: Sheets) -> Figure:
 
 def _bins(sites: Sites, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     both = np.concatenate([real, drawn]).astype(np.float64)
-    if sites.kind != "real" and both.size and both.max() - both.min() < 40:
+    if sites.kind not in ("real", "mixed") and both.size and both.max() - both.min() < 40:
         return np.arange(both.min() - 0.5, both.max() + 1.0)
     ends = [np.percentile(part, [0.5, 99.5]) for part in (real, drawn) if len(part)]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)

@@ -1,4 +1,4 @@
-"""What x is: a vector of conditionally independent *sites* of one kind, their shape and their admissible values.
+"""What x is: a vector of conditionally independent *sites*, their kind, shape and admissible values.
 
 ====================  =======================================  ====================
 kind                  admissible values of a site              densities are w.r.t.
@@ -8,6 +8,7 @@ kind                  admissible values of a site              densities are w.r
 ``category``          0, 1, …, ``levels`` − 1, without order   counting measure
 ``count``             0, 1, 2, …                               counting measure
 ``real``              any finite number                        Lebesgue measure
+``mixed``             those of the ``parts``, each of one kind  that of each part
 ====================  =======================================  ====================
 
 Numbers of bits or nats compare only between models of the same sites under the same measure.
@@ -16,7 +17,7 @@ Numbers of bits or nats compare only between models of the same sites under the 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ from pydantic import Field, model_validator
 from tightbound.errors import SupportError
 from tightbound.spec import Spec
 
-__all__ = ["Kind", "Measure", "Sites", "Statistics"]
+__all__ = ["Kind", "Measure", "Part", "Sites", "Statistics"]
 
-Kind = Literal["binary", "levels", "category", "count", "real"]
+Kind = Literal["binary", "levels", "category", "count", "real", "mixed"]
 Measure = Literal["counting", "lebesgue", "mixed"]
 
 
@@ -45,12 +46,44 @@ class Statistics(NamedTuple):
     examples: np.ndarray | None = None
 
 
+class Part(Spec):
+    """Those of the sites of one x that are of one kind: where they are in x, and what they are.
+
+    A real site may be a change of units of what the user measured, u ↦ x; with log |dx/du| = ``offset`` + ``slope`` · x
+    the density p(u) = p(x) |dx/du| is per unit of u.
+    """
+
+    columns: tuple[int, ...] = Field(min_length=1)
+    sites: Sites
+    offset: tuple[float, ...] = ()
+    slope: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_units(cls, given: Any) -> Any:
+        zeros = (0.0,) * len(given.get("columns", ()))
+        return {"offset": zeros, "slope": zeros, **given}
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Self:
+        count = len(self.columns)
+        if self.sites.shape != (count,) or self.sites.kind == "mixed" or self.sites.missing or self.sites.exposure:
+            raise ValueError(f"expected {count} plain sites of one kind, got {self.sites.describe()}")
+        if not len(self.offset) == len(self.slope) == count:
+            raise ValueError(f"expected offset and slope for each of {count} columns")
+        if self.sites.kind != "real" and (any(self.offset) or any(self.slope)):
+            raise ValueError("only real sites have units")
+        return self
+
+
 class Sites(Spec):
     """The shape and kind of one example.
 
     ``shape`` is ``(D,)`` for a row and ``(height, width, channels)`` for an image; the number of sites D is its
-    product. ``levels`` is the number of values of a ``levels`` or ``category`` site. ``missing`` says that sites may be
-    unobserved; ``exposure`` says that every row of counts comes with an exposure (a library size, a time at risk).
+    product. ``levels`` is the number of values of a ``levels`` or ``category`` site; ``sizes`` has that of each site where
+    they differ, none above ``levels``. ``missing`` says that sites may be unobserved; ``exposure`` says that every row of
+    counts comes with an exposure (a library size, a time at risk). Sites of kind ``mixed`` are the sites of their
+    ``parts``.
 
     >>> Sites(shape=(8, 8, 1), kind="levels", levels=17).count
     64
@@ -61,6 +94,8 @@ class Sites(Spec):
     levels: int = Field(default=0, ge=0, le=65536)
     missing: bool = False
     exposure: bool = False
+    sizes: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
     def _levels_fit_kind(self) -> Self:
@@ -72,7 +107,30 @@ class Sites(Spec):
             raise ValueError(f"sites of kind '{self.kind}' have no levels; leave the field out")
         if self.exposure and self.kind != "count":
             raise ValueError("only counts have an exposure")
+        if self.sizes and (len(self.sizes) != self.count or min(self.sizes) < 1 or max(self.sizes) > self.levels):
+            raise ValueError(f"expected sizes of {self.count} sites within 1…{self.levels}, got {self.sizes}")
+        if (self.kind == "mixed") != bool(self.parts):
+            raise ValueError("sites of kind 'mixed' have parts, and no others do")
+        columns = sorted(column for part in self.parts for column in part.columns)
+        if self.parts and columns != list(range(self.count)):
+            raise ValueError(f"the columns of the parts are {columns}, expected each of 0…{self.count - 1} once")
         return self
+
+    @property
+    def pieces(self) -> tuple[Part, ...]:
+        """The parts of mixed sites; sites of one kind are one part, by themselves."""
+        return self.parts or (Part(columns=tuple(range(self.count)), sites=self._plain()),)
+
+    @property
+    def real(self) -> np.ndarray:
+        """Which sites (D,) are real numbers."""
+        found = np.zeros(self.count, bool)
+        for part in self.pieces:
+            found[list(part.columns)] = part.sites.kind == "real"
+        return found
+
+    def _plain(self) -> Sites:
+        return self.replace(shape=(self.count,), missing=False, exposure=False)
 
     @property
     def count(self) -> int:
@@ -87,11 +145,15 @@ class Sites(Spec):
     @property
     def measure(self) -> Measure:
         """The measure that densities of these sites are taken against."""
+        if self.parts:
+            return "mixed"
         return "lebesgue" if self.kind == "real" else "counting"
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of what a network sees of one example: the last axis carries one-hot codes and missing marks."""
+        if self.parts:
+            return (sum(part.sites.feature_shape[0] for part in self.parts) + self.count * self.missing,)
         channels = (self.levels if self.kind == "category" else 1) + self.missing
         *grid, last = self.shape
         return (*grid, last * channels)
@@ -104,6 +166,8 @@ class Sites(Spec):
         Sites are centred and divided by the training scale (counts after log(1 + x)), categories become one-hot codes;
         an unobserved site reads 0 in every code and 1 in its missing mark, whatever its cell held.
         """
+        if self.parts:
+            return self._features_of_parts(x, observed, mean, scale)
         if self.kind == "category":
             codes = jax.nn.one_hot(x.astype(jnp.int32), self.levels)
         elif self.kind == "count":
@@ -117,6 +181,15 @@ class Sites(Spec):
             codes = jnp.concatenate([codes, 1.0 - seen[:, None].astype(codes.dtype)], axis=1)
         return codes.reshape(self.feature_shape)
 
+    def _features_of_parts(self, x: Array, observed: Array | None, mean: Array, scale: Array) -> Array:
+        seen = jnp.ones(self.count, bool) if observed is None else observed
+        features = [
+            part.sites.features(x[at], None if observed is None else seen[at], mean[at], scale[at])
+            for part, at in ((part, np.asarray(part.columns)) for part in self.parts)
+        ]
+        marks = [1.0 - seen.astype(jnp.float32)] if self.missing else []
+        return jnp.concatenate([*features, *marks])
+
     def check(self, x: np.ndarray, observed: np.ndarray | None = None, names: tuple[str, ...] = ()) -> None:
         """Raise :class:`SupportError`, naming columns and values, when a row has a value that these sites cannot take."""
         rows = np.asarray(x).reshape(len(x), -1)
@@ -129,6 +202,12 @@ class Sites(Spec):
             raise SupportError(_bad_values(self, rows, bad, names))
 
     def _admissible(self, rows: np.ndarray) -> np.ndarray:
+        if self.parts:
+            inside = np.empty(rows.shape, bool)
+            for part in self.parts:
+                columns = list(part.columns)
+                inside[:, columns] = part.sites._admissible(rows[:, columns])
+            return inside
         if rows.dtype == bool:
             return np.ones(rows.shape, bool)
         whole = np.ones(rows.shape, bool) if rows.dtype.kind in "iu" else np.isfinite(rows) & (np.floor(rows) == rows)
@@ -140,11 +219,14 @@ class Sites(Spec):
             case "count":
                 return whole & (rows >= 0)
             case _:
-                return whole & (rows >= 0) & (rows < self.levels)
+                return whole & (rows >= 0) & (rows < np.asarray(self.sizes or self.levels))
 
     def describe(self) -> str:
         """Return one line for people: how many sites, of which kind."""
         grid = "×".join(map(str, self.shape))
+        if self.parts:
+            missing = ", with missing cells" if self.missing else ""
+            return f"{self.count} sites: {'; '.join(part.sites.describe() for part in self.parts)}{missing}"
         values = {
             "binary": "values 0 or 1",
             "levels": f"{self.levels} ordered levels 0…{self.levels - 1}",
@@ -154,6 +236,9 @@ class Sites(Spec):
         }[self.kind]
         extras = [word for word, on in (("with missing cells", self.missing), ("with exposure", self.exposure)) if on]
         return ", ".join([f"{self.count} sites ({grid})" if len(self.shape) > 1 else f"{self.count} sites", values, *extras])
+
+
+Part.model_rebuild()
 
 
 def _bad_values(sites: Sites, rows: np.ndarray, bad: np.ndarray, names: tuple[str, ...]) -> str:

@@ -118,6 +118,8 @@ class Dataset:
         return Statistics(mean, scale, examples.astype(np.float32))
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.sites.parts:
+            return self._moments_of_parts()
         width = self.x.shape[1]
         if self.sites.kind == "category":
             return np.zeros(width), np.ones(width)
@@ -126,6 +128,15 @@ class Dataset:
             return summary.mean, np.where(summary.constant, 1.0, summary.std)
         scale = np.full(width, global_scale(summary, self.binarise))
         return summary.mean / (255 if self.binarise else 1), scale
+
+    def _moments_of_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, scale = np.empty(self.sites.count), np.empty(self.sites.count)
+        for part in self.sites.parts:
+            at = list(part.columns)
+            observed = None if self.observed is None else self.observed[:, at]
+            own = Dataset(self.x[:, at], part.sites.replace(missing=self.sites.missing), observed=observed)
+            mean[at], scale[at] = own._moments()
+        return mean, scale
 
     def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
         """Return row numbers of training, validation and test parts, drawn by a permutation that only the seed decides.

@@ -94,7 +94,7 @@ def compact(x: np.ndarray, sites: Sites, observed: np.ndarray | None, names: tup
 
 
 def _compact_type(sites: Sites) -> type[np.generic]:
-    if sites.kind == "real":
+    if sites.kind in ("real", "mixed"):
         return np.float32
     return np.int32 if sites.kind == "count" or sites.levels > 256 else np.uint8
 
@@ -102,10 +102,12 @@ def _compact_type(sites: Sites) -> type[np.generic]:
 def _admissible(cells: np.ndarray, sites: Sites) -> bool:
     if cells.dtype.kind not in "buif":
         raise DataError(f"x has type {cells.dtype}, expected numbers; use from_arrays")
+    if sites.parts:
+        return all(_admissible(cells[:, list(part.columns)], part.sites) for part in sites.parts)
     if sites.kind == "real":
         return float(np.abs(cells).max(initial=0)) <= LARGEST_REAL
-    largest = {"binary": 1, "count": LARGEST_COUNT}.get(sites.kind, sites.levels - 1)
-    inside = cells.min(initial=0) >= 0 and cells.max(initial=0) <= largest
+    largest = {"binary": 1, "count": LARGEST_COUNT}.get(sites.kind, np.asarray(sites.sizes or sites.levels) - 1)
+    inside = cells.min(initial=0) >= 0 and np.all(cells.max(axis=0, initial=0) <= largest)
     return bool(inside and (cells.dtype.kind != "f" or (np.floor(cells) == cells).all()))
 
 

@@ -33,6 +33,8 @@ def decide(cells: np.ndarray, kind: Kind | None, levels: int | None, *, image: b
         return Support("count", 0, "taken as count, because an exposure is given")
     if kind is None:
         return _infer(cells, image=image)
+    if kind == "mixed":
+        raise DataError("mixed sites have parts that an array cannot tell; build a Dataset with its sites")
     if kind not in get_args(Kind):
         raise DataError(f"kind '{kind}' is unknown; expected one of {', '.join(get_args(Kind))}")
     if levels is None and kind in ("levels", "category"):

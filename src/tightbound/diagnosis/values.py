@@ -64,11 +64,10 @@ def _odd_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which cells are extreme, and which differ from a column that was constant in training."""
     cells, seen = _cells(part, block)
-    real = part.sites.kind == "real"
+    real = part.sites.real[block]
     far = seen & ~constant & (np.abs(cells - mean) > EXTREME * deviation) & real
     new = seen & constant & (cells != mean) & held_out
-    if not real:
-        new &= new.mean(axis=0) > RARE
+    new &= real | (new.mean(axis=0) > RARE)
     return far, new
 
 

@@ -9,25 +9,40 @@ from pydantic import Field
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec
 from tightbound.likelihoods.bernoulli import Bernoulli
 from tightbound.likelihoods.categorical import Categorical
+from tightbound.likelihoods.columns import Columns
 from tightbound.likelihoods.counts import NegativeBinomial, Poisson
 from tightbound.likelihoods.discretised import DiscretisedLogistic
 from tightbound.likelihoods.gaussian import Gaussian
+from tightbound.likelihoods.mixture import LogisticMixture
+from tightbound.likelihoods.ordinal import Ordinal
 from tightbound.spec import Custom
 
 __all__ = [
     "AnyLikelihood",
     "Bernoulli",
     "Categorical",
+    "Columns",
     "Constant",
     "DiscretisedLogistic",
     "Gaussian",
     "LikelihoodHead",
     "LikelihoodSpec",
+    "LogisticMixture",
     "NegativeBinomial",
+    "Ordinal",
     "Poisson",
 ]
 
 AnyLikelihood = Annotated[
-    Bernoulli | Gaussian | DiscretisedLogistic | Categorical | Poisson | NegativeBinomial | Custom,
+    Bernoulli
+    | Gaussian
+    | LogisticMixture
+    | DiscretisedLogistic
+    | Ordinal
+    | Categorical
+    | Poisson
+    | NegativeBinomial
+    | Columns
+    | Custom,
     Field(discriminator="kind"),
 ]

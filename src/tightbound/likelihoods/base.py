@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -40,6 +41,11 @@ class LikelihoodHead(eqx.Module):
 
     parameter_shape: eqx.AbstractVar[tuple[int, ...]]
     measure: eqx.AbstractClassVar[Measure]
+
+    def owners(self) -> np.ndarray:
+        """Return the site that each of the decoder's numbers belongs to, of shape ``parameter_shape``."""
+        parameters, *grid = self.parameter_shape
+        return np.broadcast_to(np.arange(math.prod(grid)).reshape(grid), (parameters, *grid))
 
     @abstractmethod
     def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:

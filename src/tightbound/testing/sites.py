@@ -87,21 +87,32 @@ def check_likelihood(
 
 def _check_sites(name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray) -> None:
     """Check mass, draws (n, D) and decoded mean of every site."""
-    real, count = model.spec.sites.kind == "real", draws.shape[1]
+    for part in model.spec.sites.pieces:
+        columns = list(part.columns)
+        _check_part(name, model, z, exposure, draws[:, columns], np.asarray(columns), part.sites)
+
+
+def _check_part(
+    name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray, columns: np.ndarray, sites: Sites
+) -> None:
+    """Check sites of one kind, which stand in the given columns of x."""
+    real, count = sites.kind == "real", len(columns)
     if real:
         grids = [Grid.around(draws[:, [site]]) for site in range(count)]
         support = np.stack([grid.points[:, 0] for grid in grids], axis=1)
     else:
         sizes = {"binary": 2, "count": _LARGEST_COUNT}
-        values = np.arange(sizes.get(model.spec.sites.kind, model.spec.sites.levels), dtype=np.float64)
+        values = np.arange(sizes.get(sites.kind, sites.levels), dtype=np.float64)
         support = np.repeat(values[:, None], count, axis=1)
-    log_density, decoded, doubled = _examine_sites(model, z, exposure, support.astype(np.float32))
+    rows = np.zeros((len(support), model.spec.sites.count), np.float32)
+    rows[:, columns] = support
+    log_density, decoded, doubled = (np.asarray(a)[..., columns] for a in _examine_sites(model, z, exposure, rows))
     with np.errstate(over="ignore"):  # a wrong density may well overflow: its mass will say so
         mass = np.exp(np.asarray(log_density, np.float64))
     if real:
         mass *= np.stack([grid.weights for grid in grids], axis=1)
     for site in range(count):
-        label = f"{name}, site {site}"
+        label = f"{name}, site {columns[site]}"
         check_total(label, float(np.sum(mass[:, site])))
         if real:
             groups = quantile_labels(mass[:, site])
@@ -110,11 +121,12 @@ def _check_sites(name: str, model: Model, z: Array, exposure: Array | None, draw
         else:
             whole = np.round(draws[:, site]).astype(int)
             require(bool(np.all(whole == draws[:, site])), f"{label}: a draw is not a whole number")
-            require(bool(np.all((whole >= 0) & (whole < len(mass)))), f"{label}: a draw lies outside the support")
+            size = sites.sizes[site] if sites.sizes else len(mass)
+            require(bool(np.all((whole >= 0) & (whole < size))), f"{label}: a draw lies outside the support")
             tables = (mass[:, site], np.bincount(whole, minlength=len(mass)))
         check_counts(label, *tables, FALSE_ALARM / count)
     mean = np.sum(support * mass, axis=0)
-    expected = np.argmax(mass, axis=0) if model.spec.sites.kind == "category" else mean
+    expected = np.argmax(mass, axis=0) if sites.kind == "category" else mean
     require(
         np.allclose(decoded, expected, rtol=2e-3, atol=2e-3),
         f"{name}: Model.decode gives {np.asarray(decoded)}, the sum over the support is {expected}",
@@ -137,10 +149,11 @@ def _check_masked(name: str, model: Model, z: Array, exposure: Array | None, x: 
             same_bits(reference, other),
             f"{name}: masked cells that hold {nonsense} change log p(x|z), q(z|x) or a gradient; fill them before use",
         )
-    of_sites = np.asarray(reference["decoder"]).reshape(-1, len(row))
+    masked = ~np.asarray(observed)[np.ravel(model.likelihood_head.owners())]
+    of_masked = np.ravel(reference["decoder"])[masked]
     require(
-        not np.any(of_sites[:, ~observed]),
-        f"{name}: the decoder's numbers for masked sites get a gradient of {np.max(np.abs(of_sites[:, ~observed])):.3g}",
+        not np.any(of_masked),
+        f"{name}: the decoder's numbers for masked sites get a gradient of {np.max(np.abs(of_masked), initial=0):.3g}",
     )
 
 

@@ -1,0 +1,84 @@
+"""One distribution over sites of several kinds, made of the likelihoods of each kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from tightbound.distributions import Joined
+from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics
+from tightbound.likelihoods.bernoulli import Bernoulli
+from tightbound.likelihoods.categorical import Categorical
+from tightbound.likelihoods.counts import NegativeBinomial, Poisson
+from tightbound.likelihoods.discretised import DiscretisedLogistic
+from tightbound.likelihoods.gaussian import Gaussian
+from tightbound.likelihoods.mixture import LogisticMixture
+from tightbound.likelihoods.ordinal import Ordinal
+from tightbound.schema import Kind, Measure, Sites, Statistics
+
+__all__ = ["Columns"]
+
+
+class Columns(LikelihoodSpec):
+    """p(x|z) = Π over parts p(x_part | z): each part of mixed sites by the likelihood of its kind.
+
+    The parts are those of the sites; the decoder's numbers are cut into one piece for each. Real parts carry the change
+    to the user's units, so that densities are per unit of what the user measured.
+    """
+
+    kind: Literal["columns"] = "columns"
+    binary: Bernoulli = Bernoulli()
+    levels: Annotated[Ordinal | DiscretisedLogistic | Categorical, Field(discriminator="kind")] = Ordinal()
+    category: Categorical = Categorical()
+    count: Annotated[NegativeBinomial | Poisson, Field(discriminator="kind")] = NegativeBinomial(dispersion="predicted")
+    real: Annotated[LogisticMixture | Gaussian, Field(discriminator="kind")] = LogisticMixture()
+    supports: ClassVar[frozenset[Kind]] = frozenset({"mixed"})
+    references: ClassVar[tuple[str, ...]] = ("nazabal2020handling",)
+
+    def build(self, sites: Sites, statistics: Statistics | None = None, *, key: Array | None = None) -> LikelihoodHead:
+        """Return the head; it reads the parameters of all parts, one after another."""
+        known = statistics or unknown_statistics(sites)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, len(sites.parts))
+        heads = []
+        for part, part_key in zip(sites.parts, keys, strict=True):
+            columns = np.asarray(part.columns)
+            own = Statistics(known.mean[columns], known.scale[columns])
+            spec: Any = getattr(self, part.sites.kind)
+            heads.append(spec.build(part.sites, own, key=part_key))
+        lined_up = np.concatenate([part.columns for part in sites.parts])
+        count = sum(math.prod(head.parameter_shape) for head in heads)
+        units = [np.concatenate([getattr(part, name) for part in sites.parts]) for name in ("offset", "slope")]
+        return _Columns((count,), tuple(heads), tuple(int(site) for site in lined_up), Constant(units[0]), Constant(units[1]))
+
+
+class _Columns(LikelihoodHead):
+    parameter_shape: tuple[int, ...] = eqx.field(static=True)
+    heads: tuple[LikelihoodHead, ...]
+    columns: tuple[int, ...] = eqx.field(static=True)
+    offset: Constant
+    slope: Constant
+    measure: ClassVar[Measure] = "mixed"
+
+    def owners(self) -> np.ndarray:
+        """Return the site that each of the decoder's numbers belongs to."""
+        owners: list[np.ndarray] = []
+        sites = 0
+        for head in self.heads:
+            owners.append(np.ravel(head.owners()) + sites)
+            sites = int(owners[-1].max()) + 1
+        return np.asarray(self.columns)[np.concatenate(owners)]
+
+    def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
+        sizes = [math.prod(head.parameter_shape) for head in self.heads]
+        pieces = jnp.split(jnp.ravel(h), np.cumsum(sizes)[:-1])
+        parts = tuple(head(piece.reshape(head.parameter_shape)) for head, piece in zip(self.heads, pieces, strict=True))
+        order = tuple(int(place) for place in np.argsort(self.columns))
+        return Joined(parts, order, self.offset(), self.slope())
