@@ -107,6 +107,8 @@ def test_values_that_a_column_cannot_take_are_named(cell: tuple[int, int], value
         ({"parts": ()}, "have parts"),
         ({"parts": (*PARTS[:3], PARTS[0])}, "expected each of 0…3 once"),
         ({"kind": "real"}, "no others do"),
+        ({"parts": (3,)}, "parts.0"),
+        ({"parts": ({"columns": 3, "sites": {"kind": "real", "shape": [1]}},)}, "parts.0.columns"),
     ],
 )
 def test_parts_that_do_not_make_up_x_are_refused(fields: dict[str, object], words: str) -> None:

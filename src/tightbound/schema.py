@@ -61,7 +61,10 @@ class Part(Spec):
     @model_validator(mode="before")
     @classmethod
     def _own_units(cls, given: Any) -> Any:
-        zeros = (0.0,) * len(given.get("columns", ()))
+        columns = given.get("columns") if isinstance(given, dict) else None
+        if not isinstance(columns, list | tuple):
+            return given  # to be refused with the name of the field
+        zeros = (0.0,) * len(columns)
         return {"offset": zeros, "slope": zeros, **given}
 
     @model_validator(mode="after")
