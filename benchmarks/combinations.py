@@ -40,10 +40,9 @@ def outcome(choice: Choice) -> str:
     return f"no gradient: {', '.join(unmoved)}" if unmoved else TRAINED
 
 
-def models(sample: int | None, likelihoods: list[str] | None) -> list[tuple[Choice, ...]]:
+def models(sample: int | None) -> list[tuple[Choice, ...]]:
     """Return the combinations, grouped so that those which differ in their objective only share a model."""
-    wanted = (choice for choice in grid() if likelihoods is None or choice.likelihood in likelihoods)
-    ordered = sorted(wanted, key=lambda choice: choice._replace(objective=""))
+    ordered = sorted(grid(), key=lambda choice: choice._replace(objective=""))
     groups = [tuple(group) for _, group in groupby(ordered, key=lambda choice: choice._replace(objective=""))]
     if sample is None:
         return groups
@@ -86,12 +85,11 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def main() -> int:
     """Run the grid and write the log; the exit code says whether every combination trained."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--likelihoods", nargs="+", choices=LIKELIHOODS, help="try models with these likelihoods only")
     options.add_argument("--sample", type=int, help="try so many models only")
     options.add_argument("--progress", type=Path, default=Path("combinations.jsonl"), help="outcomes so far")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "combinations.md")
     given = options.parse_args()
-    groups, done = models(given.sample, given.likelihoods), earlier(given.progress)
+    groups, done = models(given.sample), earlier(given.progress)
     for number, group in enumerate(groups, 1):
         missing = [choice for choice in group if choice not in done]
         started = time.process_time()

@@ -183,13 +183,8 @@ def test_too_few_draws_or_chains_have_no_standard_error_and_say_so(model: Model,
 def test_errors_are_stated_for_all_rows_or_for_none() -> None:
     """Chosen row by row, those would stay whose largest weights happen not to have been drawn."""
     se = np.array([0.1, 0.2, 0.3])
-    for ess, draws, stated in (
-        ([5, 25, 30], 100, True),
-        ([15, 19, 90], 100, False),
-        ([9, 8, 7], 10, True),
-        ([7, 7, 7], 8, False),
-    ):
-        assert np.isfinite(stated_error(se, np.array(ess), draws)).all() == stated
+    for ess, stated in (([5, 55, 60], True), ([45, 49, 90], False), ([16, 16, 16], False)):
+        assert np.isfinite(stated_error(se, np.array(ess))).all() == stated
 
 
 def test_an_upper_bound_has_an_error_of_its_mean_alone(model: Model) -> None:

@@ -58,6 +58,11 @@ class Part(Spec):
     offset: tuple[float, ...] = ()
     slope: tuple[float, ...] = ()
 
+    @property
+    def at(self) -> np.ndarray:
+        """The columns as an index into x."""
+        return np.asarray(self.columns)
+
     @model_validator(mode="before")
     @classmethod
     def _own_units(cls, given: Any) -> Any:
@@ -129,7 +134,7 @@ class Sites(Spec):
         """Which sites (D,) are real numbers."""
         found = np.zeros(self.count, bool)
         for part in self.pieces:
-            found[list(part.columns)] = part.sites.kind == "real"
+            found[part.at] = part.sites.kind == "real"
         return found
 
     def _plain(self) -> Sites:
@@ -187,8 +192,8 @@ class Sites(Spec):
     def _features_of_parts(self, x: Array, observed: Array | None, mean: Array, scale: Array) -> Array:
         seen = jnp.ones(self.count, bool) if observed is None else observed
         features = [
-            part.sites.features(x[at], None if observed is None else seen[at], mean[at], scale[at])
-            for part, at in ((part, np.asarray(part.columns)) for part in self.parts)
+            part.sites.features(x[part.at], None if observed is None else seen[part.at], mean[part.at], scale[part.at])
+            for part in self.parts
         ]
         marks = [1.0 - seen.astype(jnp.float32)] if self.missing else []
         return jnp.concatenate([*features, *marks])
@@ -208,8 +213,7 @@ class Sites(Spec):
         if self.parts:
             inside = np.empty(rows.shape, bool)
             for part in self.parts:
-                columns = list(part.columns)
-                inside[:, columns] = part.sites._admissible(rows[:, columns])
+                inside[:, part.at] = part.sites._admissible(rows[:, part.at])
             return inside
         if rows.dtype == bool:
             return np.ones(rows.shape, bool)

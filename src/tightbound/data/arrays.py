@@ -132,10 +132,9 @@ class Dataset:
     def _moments_of_parts(self) -> tuple[np.ndarray, np.ndarray]:
         mean, scale = np.empty(self.sites.count), np.empty(self.sites.count)
         for part in self.sites.parts:
-            at = list(part.columns)
-            observed = None if self.observed is None else self.observed[:, at]
-            own = Dataset(self.x[:, at], part.sites.replace(missing=self.sites.missing), observed=observed)
-            mean[at], scale[at] = own._moments()
+            observed = None if self.observed is None else self.observed[:, part.at]
+            own = Dataset(self.x[:, part.at], part.sites.replace(missing=self.sites.missing), observed=observed)
+            mean[part.at], scale[part.at] = own._moments()
         return mean, scale
 
     def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:

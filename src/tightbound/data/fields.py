@@ -103,7 +103,7 @@ def _admissible(cells: np.ndarray, sites: Sites) -> bool:
     if cells.dtype.kind not in "buif":
         raise DataError(f"x has type {cells.dtype}, expected numbers; use from_arrays")
     if sites.parts:
-        return all(_admissible(cells[:, list(part.columns)], part.sites) for part in sites.parts)
+        return all(_admissible(cells[:, part.at], part.sites) for part in sites.parts)
     if sites.kind == "real":
         return float(np.abs(cells).max(initial=0)) <= LARGEST_REAL
     largest = {"binary": 1, "count": LARGEST_COUNT}.get(sites.kind, np.asarray(sites.sizes or sites.levels) - 1)

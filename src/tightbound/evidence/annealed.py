@@ -87,8 +87,8 @@ class Annealed:
         if np.median(self.ess) < SPREAD * self.walk.chains:
             found.append(
                 f"the weights of the chains are uneven ({self.side} bound, median effective sample size "
-                f"{np.median(self.ess):.1f} of {self.walk.chains}): it holds, but its error is understated; "
-                "use more temperatures"
+                f"{np.median(self.ess):.1f} of {self.walk.chains}): it holds, but is not tight; use more "
+                "temperatures"
             )
         if not np.all(np.abs(self.acceptance - TARGET) < 0.25):
             found.append(
@@ -211,7 +211,7 @@ def _run(
             report(min(int(index[0]) + size, count), count)
     value, se, ess, acceptance = np.concatenate(parts, axis=1)
     side: Literal["lower", "upper"] = "lower" if ends is None else "upper"
-    se = stated_error(se, ess, walk.chains) if ends is None else np.full_like(se, np.nan)
+    se = stated_error(se, ess) if ends is None else np.full_like(se, np.nan)
     return Annealed(value, se, ess, acceptance, walk, side, "data" if ends is None else "simulated", model.measure)
 
 

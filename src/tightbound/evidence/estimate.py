@@ -14,8 +14,7 @@ from tightbound.schema import Measure
 
 __all__ = ["Estimate", "delta_error", "mean_estimate", "stated_error"]
 
-ENOUGH = 20.0  # effective draws from which on the delta method's error holds, whatever the weights
-LEAST, EVEN = 10, 0.75  # draws, and share of them that is effective, from which on it holds for even weights
+ENOUGH = 50.0  # effective draws from which on the delta method's error holds
 
 Side = Literal["lower", "upper", "exact", "none"]
 
@@ -57,15 +56,14 @@ def delta_error(ess: Array, draws: Array | int) -> Array:
     return jnp.sqrt(jnp.maximum(draws / ess - 1.0, 0.0) / (draws - 1.0))
 
 
-def stated_error(se: np.ndarray, ess: np.ndarray, draws: int) -> np.ndarray:
+def stated_error(se: np.ndarray, ess: np.ndarray) -> np.ndarray:
     """Return the standard errors of the rows (n,), or NaN where the draws are too few for any: nothing beats a wrong number.
 
     Errors are stated for all rows or for none, by the median of their effective sample sizes. A rule per row would keep the
-    rows whose largest weights happen not to have been drawn, whose errors are the most understated.
+    rows whose largest weights happen not to have been drawn, whose errors are the most understated; a row by itself has
+    no other rule.
     """
-    typical = np.median(ess)
-    enough = typical >= ENOUGH or (draws >= LEAST and typical >= EVEN * draws)
-    return se if enough else np.full_like(se, np.nan)
+    return se if np.median(ess) >= ENOUGH else np.full_like(se, np.nan)
 
 
 def mean_estimate(

@@ -83,8 +83,8 @@ class Importance:
         if 2 * max(heavy, few) > len(self.ess):
             found.append(
                 f"the weights of most examples rest on a few draws (Pareto shape above {UNRELIABLE} in {heavy:,}, effective "
-                f"sample size below {FEW:g} in {few:,} of {len(self.ess):,}): the bound holds, but it is far from tight and "
-                f"its error understated{better}"
+                f"sample size below {FEW:g} in {few:,} of {len(self.ess):,}): the bound holds, but it is far from "
+                f"tight{better}"
             )
         elif heavy or few:
             found.append(
@@ -134,7 +134,7 @@ def importance(
     log_evidence, se, ess, elbo = np.concatenate(parts, axis=1)
     shape = _pareto_shape(np.concatenate(tails), tail)
     cost = draws + proposal.evaluations(model.spec.latent)
-    return Importance(log_evidence, stated_error(se, ess, draws), ess, shape, elbo, draws, proposal, cost, model.measure)
+    return Importance(log_evidence, stated_error(se, ess), ess, shape, elbo, draws, proposal, cost, model.measure)
 
 
 def _kept(tail: int) -> int:

@@ -49,8 +49,7 @@ class Columns(LikelihoodSpec):
         keys = jax.random.split(jax.random.key(0) if key is None else key, len(sites.parts))
         heads = []
         for part, part_key in zip(sites.parts, keys, strict=True):
-            columns = np.asarray(part.columns)
-            own = Statistics(known.mean[columns], known.scale[columns])
+            own = Statistics(known.mean[part.at], known.scale[part.at])
             spec: Any = getattr(self, part.sites.kind)
             heads.append(spec.build(part.sites, own, key=part_key))
         lined_up = np.concatenate([part.columns for part in sites.parts])

@@ -15,7 +15,7 @@ def example_statistics(sites: Sites) -> Statistics:
     if sites.parts:
         whole = Statistics(np.empty(sites.count, np.float32), np.empty(sites.count, np.float32))
         for part in sites.parts:
-            whole.mean[list(part.columns)], whole.scale[list(part.columns)], _ = example_statistics(part.sites)
+            whole.mean[part.at], whole.scale[part.at], _ = example_statistics(part.sites)
         return whole
     middle, spread = (sites.levels - 1) / 2, max(sites.levels / 4, 0.5)
     known = {"binary": (0.3, 0.5), "levels": (middle, spread), "count": (3.0, 2.0), "real": (1.0, 2.0)}
@@ -37,7 +37,7 @@ def _values(rng: np.random.Generator, sites: Sites, count: int) -> np.ndarray:
     if sites.parts:
         x = np.empty(shape)
         for part in sites.parts:
-            x[:, list(part.columns)] = _values(rng, part.sites, count)
+            x[:, part.at] = _values(rng, part.sites, count)
         return x
     return {
         "binary": lambda: rng.integers(0, 2, shape),

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from tightbound.likelihoods import AnyLikelihood
 from tightbound.model import VAE, Model, merge, trainable
 from tightbound.networks import MLP
-from tightbound.schema import Sites, Statistics
+from tightbound.schema import Part, Sites, Statistics
 from tightbound.testing.comparisons import (
     FALSE_ALARM,
     Grid,
@@ -88,14 +88,12 @@ def check_likelihood(
 def _check_sites(name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray) -> None:
     """Check mass, draws (n, D) and decoded mean of every site."""
     for part in model.spec.sites.pieces:
-        columns = list(part.columns)
-        _check_part(name, model, z, exposure, draws[:, columns], np.asarray(columns), part.sites)
+        _check_part(name, model, z, exposure, draws[:, part.at], part)
 
 
-def _check_part(
-    name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray, columns: np.ndarray, sites: Sites
-) -> None:
-    """Check sites of one kind, which stand in the given columns of x."""
+def _check_part(name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray, part: Part) -> None:
+    """Check sites of one kind, from draws (n, d) of theirs."""
+    sites, columns = part.sites, part.at
     real, count = sites.kind == "real", len(columns)
     if real:
         grids = [Grid.around(draws[:, [site]]) for site in range(count)]
