@@ -9,6 +9,7 @@ from data_checks import refused
 from parts import DATA, FACTORS, LIKELIHOODS, Choice, grid, pairs, pairwise, train_two_steps
 from tightbound.errors import CombinationError, SpecError, SupportError
 
+pytestmark = pytest.mark.compiling
 GRID = list(grid())
 COVERING = pairwise(GRID)
 
