@@ -16,6 +16,12 @@ for variable, setting in CACHE.items():
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# These modules compile much and compute little: `make test` runs them without XLA's optimiser, in half the time.
+COMPILING = {
+    "test_annotations", "test_combinations", "test_docs", "test_estimators", "test_evidence", "test_gaps", "test_likelihoods",
+    "test_mixed", "test_networks", "test_objectives", "test_posteriors_priors", "test_proposals",
+}  # fmt: skip
+
 
 @pytest.fixture(autouse=True, scope="module")
 def released() -> Iterator[None]:
@@ -25,7 +31,10 @@ def released() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``data`` when no data folder is named."""
+    """Mark what compiles; skip the tests marked ``data`` when no data folder is named."""
+    for item in items:
+        if item.path.stem in COMPILING:
+            item.add_marker("compiling")
     if os.environ.get("TIGHTBOUND_DATA"):
         return
     skip = pytest.mark.skip(reason="TIGHTBOUND_DATA does not name a data folder")

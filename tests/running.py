@@ -75,7 +75,7 @@ def finished() -> Finished:
 
 
 def fit_flags(steps: int = 40) -> tuple[str, ...]:
-    return (*SMALL, "--label", "sex", "--steps", str(steps), "--no-diagnosis")
+    return (*SMALL, "--kind", "real", "--label", "sex", "--steps", str(steps), "--no-diagnosis")
 
 
 def sha256(run: Path) -> str:

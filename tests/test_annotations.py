@@ -5,11 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import tightbound
 
-pytestmark = pytest.mark.compiling
 # Modules whose annotations are checkable at run time; typing.Self and protocols are not, and keep the others out.
 MODULES = (
     "distributions", "likelihoods.base", "likelihoods.bernoulli", "likelihoods.categorical", "likelihoods.counts",

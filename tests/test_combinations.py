@@ -9,7 +9,6 @@ from data_checks import refused
 from parts import DATA, FACTORS, LIKELIHOODS, Choice, grid, pairs, pairwise, train_two_steps
 from tightbound.errors import CombinationError, SpecError, SupportError
 
-pytestmark = pytest.mark.compiling
 GRID = list(grid())
 COVERING = pairwise(GRID)
 

@@ -45,14 +45,22 @@ def images(*sizes: tuple[int, int], broken: bool = False) -> Callable[[Path], Pa
     return write
 
 
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
 BAD_DATA = {
-    "nan": (text("a,b\n1.5,2\nnan,1\n"), "missing"),
+    "nan": (text("a,b\n1.5,2\nnan,1\n"), "missing", "--kind", "real"),
     "inf": (text("a,b\n1.5,2\ninf,1\n"), "infinite"),
     "nan in an array": (array([[1.5, np.nan]]), "missing"),
     "empty file": (text(""), "is empty"),
     "header only": (text("a,b\n"), "no rows"),
     "ragged": (text("a,b\n1,2\n3\n"), "line 3"),
-    "text column": (text("a,b\n1.5,red\n2.5,blue\n"), "'b'"),
+    "text column": (text("a,b\n1.5,red\n2.5,blue\n"), "'b'", "--kind", "real"),
+    "ragged numbers": (text("a,b\n1,2\n3\n"), "line 3", "--kind", "real"),
+    "nothing to learn": (text("a,b\n1,x\n1,x\n"), "'a' it has one value only, 1; 'b' it has one value only, x"),
+    "not a parquet file": (lambda folder: written(folder / "x.parquet", b"PAR1 and no more"), "cannot be read"),
     "one number": (array(3.0), "expected an array of numbers of shape (n, D)"),
     "too many dimensions": (array(np.zeros((2, 2, 2, 2, 2))), "dimension"),
     "no rows": (array(np.zeros((0, 3))), "empty|no rows"),
@@ -78,8 +86,8 @@ def refused(folder: Path, *arguments: object, words: str) -> str:
 
 @pytest.mark.parametrize("case", BAD_DATA, ids=str)
 def test_bad_data(tmp_path: Path, case: str) -> None:
-    make, words = BAD_DATA[case]
-    refused(tmp_path, "fit", make(tmp_path), "--out", tmp_path / "run", *SMALL, words=words)
+    make, words, *flags = BAD_DATA[case]
+    refused(tmp_path, "fit", make(tmp_path), "--out", tmp_path / "run", *SMALL, *flags, words=words)
 
 
 BAD_FLAGS = {
@@ -92,7 +100,7 @@ BAD_FLAGS = {
     "likelihood": (("--likelihood", "normal"), "unknown kind 'normal' (allowed: bernoulli, gaussian, "),
     "unfit likelihood": (
         ("--likelihood", "bernoulli"),
-        "'bernoulli' is for binary sites, but the data has 2 sites, real",
+        "'bernoulli' is for binary sites, but the data has 2 sites: 2 sites, real",
     ),
     "objective": (("--objective", "elbow"), "[objective]: kind: unknown kind 'elbow' (allowed: elbo, iwae)"),
     "objective's field": (("-k", "3"), "ELBO: k: unknown field (allowed: beta, free_bits, gradient, kind, warmup)"),

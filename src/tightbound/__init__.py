@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tightbound import distributions, errors
+    from tightbound.completion import Completions, complete, conformal_p_values, impute, site_scores
     from tightbound.data.arrays import Dataset, Split, from_arrays
-    from tightbound.data.load import load
+    from tightbound.data.frames import Column, TableSchema, infer
+    from tightbound.data.load import load, read_table
+    from tightbound.data.tablefiles import write_table
     from tightbound.diagnosis.diagnose import diagnose
     from tightbound.diagnosis.finding import Finding
     from tightbound.diagnosis.subject import Subject
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
         TrainingError,
         UntrustedError,
     )
+    from tightbound.estimators import VAEDensity, VAEImputer, VAEOutlierDetector, VAETransformer
     from tightbound.evidence.annealed import Annealed, Bracket, Walk, annealed, bracket
     from tightbound.evidence.estimate import Estimate
     from tightbound.evidence.evaluation import Evaluation, evaluate
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from tightbound.schema import Part, Sites, Statistics
     from tightbound.spec import Custom
     from tightbound.store import Run, load_model, read_run, save_model
+    from tightbound.tabular import Condition, Scores, conditions, draw_given, scores, surprise
     from tightbound.training.loop import Progress, train
     from tightbound.training.plan import Plan
 
@@ -71,8 +76,11 @@ __all__ = [
     "Bernoulli",
     "Bracket",
     "Categorical",
+    "Column",
     "Columns",
     "CombinationError",
+    "Completions",
+    "Condition",
     "Convolutional",
     "Custom",
     "DataError",
@@ -103,6 +111,7 @@ __all__ = [
     "Proposal",
     "Row",
     "Run",
+    "Scores",
     "Sites",
     "SpecError",
     "Split",
@@ -112,17 +121,26 @@ __all__ = [
     "Subject",
     "SupportError",
     "Surgery",
+    "TableSchema",
     "TightboundError",
     "TrainedMixture",
     "TrainingError",
     "UntrustedError",
+    "VAEDensity",
+    "VAEImputer",
+    "VAEOutlierDetector",
+    "VAETransformer",
     "VampPrior",
     "Walk",
     "annealed",
     "bracket",
+    "complete",
+    "conditions",
+    "conformal_p_values",
     "decode",
     "diagnose",
     "distributions",
+    "draw_given",
     "embed",
     "errors",
     "evaluate",
@@ -131,23 +149,35 @@ __all__ = [
     "from_arrays",
     "gaps",
     "importance",
+    "impute",
+    "infer",
     "load",
     "load_model",
     "posterior_grid",
     "read_run",
+    "read_table",
     "reconstruct",
     "sample",
     "save_model",
+    "scores",
+    "site_scores",
     "surgery",
+    "surprise",
     "train",
     "true_posterior",
+    "write_table",
 ]
 
 # Where the public names live. They are imported when they are first used, so that `tightbound --help` does not wait
 # for JAX.
 _HOMES = {
     "data.arrays": "Dataset Split from_arrays",
-    "data.load": "load",
+    "completion": "Completions complete conformal_p_values impute site_scores",
+    "data.frames": "Column TableSchema infer",
+    "data.load": "load read_table",
+    "data.tablefiles": "write_table",
+    "estimators": "VAEDensity VAEImputer VAEOutlierDetector VAETransformer",
+    "tabular": "Condition Scores conditions draw_given scores surprise",
     "errors": "CombinationError DataError FormatError OutputExistsError SpecError StoreError SupportError "
     "TightboundError TrainingError UntrustedError",
     "diagnosis.diagnose": "diagnose",

@@ -162,6 +162,19 @@ Trust = Annotated[
 ]
 Label = Annotated[str | None, _option("Column or array of labels; '' for none.", "--label", panel=DATA, metavar="NAME")]
 Exposure = Annotated[str | None, _option("Column or array of exposures of counts.", "--exposure", panel=DATA, metavar="NAME")]
+Schema = Annotated[
+    Path | None,
+    _option(
+        "What the columns of a table are, where their values mislead; 'schema --toml' prints one to start from.",
+        "--schema",
+        panel=DATA,
+        metavar="FILE.toml",
+    ),
+]
+TableFile = Annotated[str, typer.Argument(metavar="DATA", help="A table: .csv, .tsv or .parquet.")]
+TableOut = Annotated[Path, typer.Option("--out", help=".csv, .tsv or .parquet.", metavar="FILE", show_default=False)]
+Draws = Annotated[int, typer.Option("--draws", "--k", "-k", help="Importance samples per row.", min=2)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the draws.", min=0)]
 Array = Annotated[str | None, _option("Array of a .npz file or part of an idx folder.", "--array", panel=DATA, metavar="NAME")]
 
 
@@ -233,6 +246,7 @@ def fit(
     label: Label = None,
     exposure: Exposure = None,
     shape: Annotated[str | None, _option("Shape of an image in flat rows, such as 28x28.", panel=DATA, metavar="HxW")] = None,
+    schema: Schema = None,
     validation: Annotated[float | None, _option("Share of rows to choose the weights by.", panel=DATA)] = None,
     test: Annotated[float | None, _option("Share of rows for the final numbers.", panel=DATA)] = None,
 ) -> None:
@@ -243,7 +257,7 @@ def fit(
     tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
     tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
     trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
-    settings = settings_of.from_tables(tables, data, trusted)
+    settings = settings_of.from_tables(tables, data, trusted, None if schema is None else settings_of.read_schema(schema))
     face = _JsonFace() if as_json else _PeopleFace()
     face.introduce(settings)
     fitting = _part("fitting")
@@ -410,12 +424,10 @@ def reconstruct(
     trust: Trust = None,
 ) -> None:
     """Write the mean of x, decoded at the mean of q(z|x), for every row."""
-    outputs = _part("outputs")
-    outputs.check_output(out, outputs.ROW_FORMATS)
     stored = _part("store").read_run(run)
+    write = _row_writer(out, stored)
     rows = _part("settings").other_rows(stored, data, array=array, label=label, exposure=exposure)
-    made = _part("inference").reconstruct(stored.model(trust=trust or ()), rows)
-    outputs.write_rows(out, made, rows.sites, _names(stored))
+    write(_part("inference").reconstruct(stored.model(trust=trust or ()), rows))
     typer.echo(f"{out}: {len(rows):,} reconstructions E[x|z]")
 
 
@@ -429,16 +441,100 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", help="Number of rows.", min=1)] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Row i is a function of (seed, i).", min=0)] = 0,
     exposure: Annotated[float | None, _option("Exposure of the rows, 1 unless told, for counts that have one.")] = None,
+    given: Annotated[
+        str | None,
+        _option("What columns of a table are to be: 'age=30..40,sex=F'; several values: sex=F|M.", metavar="CONDITIONS"),
+    ] = None,
     trust: Trust = None,
 ) -> None:
-    """Draw rows from p(x)."""
-    outputs = _part("outputs")
+    """Draw rows from p(x), or of a table from p(x | what is given)."""
     stored = _part("store").read_run(run)
-    sites = stored.spec.sites
-    outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if sites.is_image else outputs.ROW_FORMATS)
-    rows = _part("inference").sample(stored.model(trust=trust or ()), count, seed=seed, exposure=exposure)
-    outputs.write_rows(out, outputs.compact(rows, sites), sites, _names(stored))
-    typer.echo(f"{out}: {count:,} draws from p(x)")
+    write = _row_writer(out, stored, drawn=True)
+    model = stored.model(trust=trust or ())
+    if given is None:
+        write(_part("inference").sample(model, count, seed=seed, exposure=exposure))
+    else:
+        tabular = _part("tabular")
+        wanted = tabular.conditions(_part("settings").table_of(stored), given)
+        write(tabular.draw_given(model, wanted, count, seed=seed))
+    typer.echo(f"{out}: {count:,} draws from p(x{' | ' + given if given else ''})")
+
+
+@_command
+def impute(
+    run: RunFolder,
+    data: TableFile,
+    out: TableOut,
+    imputations: Annotated[
+        int, typer.Option("--imputations", "-m", help="Draw the cells so many times; 0: their expectation, once.", min=0)
+    ] = 0,
+    draws: Draws = 1000,
+    seed: Seed = 0,
+    trust: Trust = None,
+) -> None:
+    """Fill the missing cells of a table: with what is expected given the other cells, or with draws from p(missing | seen)."""
+    settings, files, completion = _part("settings"), _part("data.tablefiles"), _part("completion")
+    stored = _part("store").read_run(run)
+    schema = settings.table_of(stored)
+    _part("outputs").check_output(out, files.TABLE_FORMATS)
+    table, model = files.read_table(data), stored.model(trust=trust or ())
+    rows = schema.encode(table, source=data)
+    if imputations:
+        drawn = completion.complete(model, rows, imputations, draws=draws, seed=seed)
+        filled = files.stacked([schema.fill(table, x) for x in drawn.x], "imputation")
+    else:
+        filled = schema.fill(table, completion.impute(model, rows, draws=draws, seed=seed))
+    files.write_table(out, filled)
+    missing = 0 if rows.observed is None else int((~rows.observed).sum())
+    times = f", {imputations} times: column 'imputation' tells them apart" if imputations else ""
+    typer.echo(f"{out}: {len(rows):,} rows, {missing:,} cells filled{times}")
+    for note in rows.notes:
+        _complain(f"note: {note}")
+
+
+@_command
+def score(
+    run: RunFolder,
+    data: TableFile,
+    out: TableOut,
+    draws: Draws = 1000,
+    oddest: Annotated[int, typer.Option("--oddest", help="Name so many of the oddest cells of every row.", min=0)] = 3,
+    seed: Seed = 0,
+    trust: Trust = None,
+) -> None:
+    """Say how odd the rows of a table are: log p(x), a p-value, and the cells that are least expected given the others."""
+    settings, files, tabular = _part("settings"), _part("data.tablefiles"), _part("tabular")
+    stored = _part("store").read_run(run)
+    schema = settings.table_of(stored)
+    _part("outputs").check_output(out, files.TABLE_FORMATS)
+    rows = schema.encode(files.read_table(data), source=data)
+    calibration, part = settings.evaluated_rows(stored)
+    found = tabular.scores(stored.model(trust=trust or ()), rows, calibration, draws=draws, seed=seed)
+    files.write_table(out, files.as_table(tabular.score_table(found, schema.names, oddest)))
+    typer.echo(
+        f"{out}: {len(rows):,} rows; log_p in nats, a lower bound; p_value against {len(calibration):,} {part} rows of "
+        "the run: of rows like those at most a share α has p_value ≤ α"
+    )
+    for note in rows.notes:
+        _complain(f"note: {note}")
+
+
+@_command
+def schema(
+    data: TableFile,
+    schema: Schema = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print a file for --schema, to be edited.")] = False,
+) -> None:
+    """Show what the columns of a table are taken for."""
+    settings = _part("settings")
+    options = settings.DataOptions()
+    if not options.is_table(data):
+        raise SpecError("schema", (("", f"'{data}' is no table: expected .csv, .tsv or .parquet"),))
+    _, known = options.load(data, 0, None if schema is None else settings.read_schema(schema))
+    if toml:
+        typer.echo(settings.schema_toml(known.table), nl=False)
+    else:
+        _PeopleFace().columns(known.table)
 
 
 @_command
@@ -466,6 +562,17 @@ def info(
         face.model(stored.spec, stored.summary["parameters"])
         face.table("run", _facts(stored))
         face.numbers(stored.summary)
+
+
+def _row_writer(out: Path, stored: Any, *, drawn: bool = False) -> Callable[[Any], None]:
+    """Return what writes rows of a run to a file, once it is known that it can be: tables with the columns that they had."""
+    outputs, sites = _part("outputs"), stored.spec.sites
+    if sites.kind == "mixed" and out.suffix != ".npy":
+        table, files = _part("settings").table_of(stored), _part("data.tablefiles")
+        outputs.check_output(out, (".npy", *files.TABLE_FORMATS))
+        return lambda rows: files.write_table(out, table.decode(rows))
+    outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if drawn and sites.is_image else outputs.ROW_FORMATS)
+    return lambda rows: outputs.write_rows(out, outputs.compact(rows, sites) if drawn else rows, sites, _names(stored))
 
 
 def _names(stored: Any) -> tuple[str, ...]:
@@ -505,7 +612,18 @@ class _PeopleFace:
         """Say what the data are taken for and what will be trained."""
         facts = [("", line.removeprefix("note: ")) for line in settings.data.describe().splitlines()]
         self.table("data", facts)
+        if settings.options.table is not None:
+            self.columns(settings.options.table)
         self.settings = settings
+
+    def columns(self, schema: Any) -> None:
+        """Print what the columns of a table are taken for."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("column", "taken as", "what it holds"):
+            table.add_column(title, overflow="fold")
+        for line in schema.lines():
+            table.add_row(*(Text(cell) for cell in line))
+        self.console.print(table)
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Print pairs of words under a title."""

@@ -27,6 +27,7 @@ __all__ = [
     "OrderedLogistic",
     "Poisson",
     "SharedFamilyMixture",
+    "averages",
     "centre",
     "diagonal_gaussian",
     "kl",
@@ -477,24 +478,38 @@ class Joined(dist.Distribution):
         """Draw every part."""
         keys = jax.random.split(key, len(self.parts))
         drawn = [part.sample(k, sample_shape).astype(jnp.float32) for part, k in zip(self.parts, keys, strict=True)]
-        return self._ordered(drawn)
+        return self.ordered(drawn)
 
     def log_prob(self, x: Array, intermediates: object = None) -> Array:
         """Return the log-densities in nats for x of shape (…, D)."""
         lined_up = jnp.take(x, np.argsort(self.order), axis=-1)
         splits = np.cumsum([part.batch_shape[0] for part in self.parts])[:-1]
         each = [part.log_prob(values) for part, values in zip(self.parts, jnp.split(lined_up, splits, axis=-1), strict=True)]
-        return self._ordered([jnp.concatenate(each, axis=-1) + self.offset + self.slope * lined_up])
+        return self.ordered([jnp.concatenate(each, axis=-1) + self.offset + self.slope * lined_up])
 
     @property
     def mean(self) -> Array:
         """E[x]; for categories, which have no mean, the most probable one."""
-        return self._ordered([centre(part) for part in self.parts])
+        return self.ordered([centre(part) for part in self.parts])
 
-    def _ordered(self, values: list[Array]) -> Array:
+    def ordered(self, values: list[Array]) -> Array:
+        """Return values of the parts (…, D_part) as those of one x (…, D)."""
         return jnp.take(jnp.concatenate(values, axis=-1), np.asarray(self.order), axis=-1)
 
 
-def centre(sites: dist.Distribution) -> Array:
-    """Return the mean of every site, or the most probable of values without order."""
-    return jnp.argmax(sites.logits, axis=-1).astype(jnp.float32) if isinstance(sites, Categorical) else sites.mean
+def averages(sites: dist.Distribution) -> tuple[Array, ...]:
+    """Return what can be averaged over distributions of one family: probabilities (D, V) of categories, means (D,) of the rest.
+
+    The parts of :class:`Joined` have one each.
+    """
+    if isinstance(sites, Joined):
+        return tuple(average for part in sites.parts for average in averages(part))
+    return (jax.nn.softmax(sites.logits, axis=-1) if isinstance(sites, Categorical) else sites.mean,)
+
+
+def centre(sites: dist.Distribution, averaged: tuple[Array, ...] | None = None) -> Array:
+    """Return the mean of every site, or the most probable of values without order; of a mixture, from its ``averages``."""
+    known = averages(sites) if averaged is None else averaged
+    if isinstance(sites, Joined):
+        return sites.ordered([centre(part, (average,)) for part, average in zip(sites.parts, known, strict=True)])
+    return jnp.argmax(known[0], axis=-1).astype(jnp.float32) if isinstance(sites, Categorical) else known[0]

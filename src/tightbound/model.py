@@ -146,8 +146,18 @@ class Model(eqx.Module):
         exposure: Float[Array, ""] | None = None,
     ) -> Float[Array, ""]:
         """Return log p(x|z) in nats, the sum over observed sites: the one place where sites are summed."""
+        return jnp.sum(self.site_log_likelihoods(z, x, observed, exposure))
+
+    def site_log_likelihoods(
+        self,
+        z: Float[Array, "L"],
+        x: Float[Array, "D"],
+        observed: Bool[Array, "D"] | None = None,
+        exposure: Float[Array, ""] | None = None,
+    ) -> Float[Array, "D"]:
+        """Return log p(x_d|z) of every site in nats, 0 where it is not observed."""
         sites = self.likelihood(z, exposure).log_prob(self.filled(x, observed))
-        return jnp.sum(sites if observed is None else jnp.where(observed, sites, 0.0))
+        return sites if observed is None else jnp.where(observed, sites, 0.0)
 
     def log_joint(
         self,

@@ -200,7 +200,7 @@ class Sites(Spec):
 
     def check(self, x: np.ndarray, observed: np.ndarray | None = None, names: tuple[str, ...] = ()) -> None:
         """Raise :class:`SupportError`, naming columns and values, when a row has a value that these sites cannot take."""
-        rows = np.asarray(x).reshape(len(x), -1)
+        rows = np.asarray(x).reshape(len(x), math.prod(np.shape(x)[1:]))
         if rows.shape[1] != self.count:
             raise SupportError(f"the rows have {rows.shape[1]} sites, expected {self.count} ({'×'.join(map(str, self.shape))})")
         bad = ~self._admissible(rows)
@@ -242,7 +242,13 @@ class Sites(Spec):
             "real": "real numbers",
         }[self.kind]
         extras = [word for word, on in (("with missing cells", self.missing), ("with exposure", self.exposure)) if on]
-        return ", ".join([f"{self.count} sites ({grid})" if len(self.shape) > 1 else f"{self.count} sites", values, *extras])
+        return ", ".join(
+            [
+                f"{self.count} sites ({grid})" if len(self.shape) > 1 else f"{self.count} site{'s' * (self.count > 1)}",
+                values,
+                *extras,
+            ]
+        )
 
 
 Part.model_rebuild()

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from tightbound.data.arrays import Binarisation, Dataset, Missing, Split
-from tightbound.data.load import BUILTIN, load
+from tightbound.data.frames import TableSchema, infer
+from tightbound.data.load import BUILTIN, TABLE_SUFFIXES, load, read_table
 from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
 from tightbound.fitting import data_digest, held_out, subject
@@ -36,9 +38,12 @@ __all__ = [
     "nested",
     "other_rows",
     "own_rows",
+    "read_schema",
     "read_toml",
+    "schema_toml",
     "spec_of",
     "subject_of",
+    "table_of",
     "template",
     "to_toml",
     "toml_value",
@@ -54,7 +59,11 @@ Tables = dict[str, Any]
 
 
 class DataOptions(Spec):
-    """How a source is read and divided: the options of :func:`tightbound.load`, and the fractions held out."""
+    """How a source is read and divided: the options of :func:`tightbound.load`, and the fractions held out.
+
+    A file of columns is a table whose columns differ in kind, unless an option says what all of its cells are; ``table``
+    is what its columns were taken for.
+    """
 
     kind: Kind | None = None
     levels: int | None = None
@@ -66,17 +75,39 @@ class DataOptions(Spec):
     label: str | None = None
     exposure: str | None = None
     shape: tuple[int, ...] | None = None
+    table: TableSchema | None = None
     validation: float = Field(default=0.1, ge=0, lt=1)
     test: float = Field(default=0.1, ge=0, lt=1)
 
-    def load(self, source: Any, seed: int) -> tuple[Dataset, Self]:
-        """Return the data set and these options with kind and levels filled in, as other rows need them."""
+    def load(self, source: Any, seed: int, columns: Tables | None = None) -> tuple[Dataset, Self]:
+        """Return the data set and these options with kind, levels or table filled in, as other rows need them.
+
+        ``columns`` are the arguments of :func:`tightbound.infer` that overrule what a table's values suggest.
+        """
+        if self.is_table(source):
+            return self._load_table(source, columns or {})
+        if columns is not None:
+            raise DataError(f"'{source}' is not read as a table of columns, so --schema says nothing about it")
         names = ("kind", "levels", "missing", "resize", "grey", "array", "label", "exposure", "shape")
         options = {name: getattr(self, name) for name in names}
         data = load(source, **options)
         sites = data.sites
         known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
         return (data.with_binarisation(self.binarise, seed) if self.binarise else data), known
+
+    def is_table(self, source: Any) -> bool:
+        """Whether the source is a file whose columns may differ in kind."""
+        of_one_kind = (self.kind, self.levels, self.binarise, self.exposure, self.shape, self.array, self.resize, self.grey)
+        return Path(str(source)).suffix.lower() in TABLE_SUFFIXES and not any(of_one_kind)
+
+    def _load_table(self, source: Any, columns: Tables) -> tuple[Dataset, Self]:
+        frame = read_table(source)
+        if self.label is not None and self.label not in frame.column_names and self.table is None:
+            raise DataError(f"'{source}' has no column '{self.label}'; it has {', '.join(map(repr, frame.column_names))}")
+        leave = [] if self.label is None else [self.label]
+        schema = self.table or infer(frame, **{**columns, "leave": [*columns.get("leave", ()), *leave]})
+        labels = np.asarray(frame[self.label]) if self.label in frame.column_names else None
+        return schema.encode(frame, source=str(source), labels=labels), self.replace(table=schema)
 
 
 class Settings(NamedTuple):
@@ -89,9 +120,10 @@ class Settings(NamedTuple):
     data: Dataset
 
 
-def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Settings:
+def from_tables(tables: Tables, source: Any, trust: Sequence[str] = (), columns: Tables | None = None) -> Settings:
     """Return what the tables describe, with the data read from ``source`` and defaults that fit the data.
 
+    ``columns`` overrules what the columns of a table are taken for, as :func:`read_schema` gives it.
     Raises :class:`~tightbound.errors.SpecError` for unknown names, with the allowed ones listed, and
     :class:`~tightbound.errors.UntrustedError` for code of the user's own that is not in ``trust``.
     """
@@ -99,7 +131,7 @@ def from_tables(tables: Tables, source: Any, trust: Sequence[str] = ()) -> Setti
     options = DataOptions(**tables.get("data", {}))
     objective = _objective(tables.get("objective", {}))
     given = Plan(**tables.get("plan", {}))
-    data, known = options.load(source, given.seed)
+    data, known = options.load(source, given.seed, columns)
     spec = _spec(data.sites, tables.get("model", {}))
     require_trust(spec, trust)
     spec.check()
@@ -137,6 +169,14 @@ def loaded_from(source: str, options: DataOptions) -> dict[str, Any]:
     path = Path(source).expanduser()
     absolute = str(path.resolve()) if path.exists() and source not in BUILTIN else None
     return {"source": source, "path": absolute, "options": options.model_dump(mode="json")}
+
+
+def table_of(run: Run) -> TableSchema:
+    """Return what the columns of a run's table are; raise :class:`DataError` when it was not trained on a table."""
+    options = DataOptions(**run.training["loaded"].get("options", {}))
+    if options.table is None:
+        raise DataError(f"{run.path} was not trained on a table of columns, but on {run.spec.sites.describe()}")
+    return options.table
 
 
 def own_rows(run: Run) -> Dataset:
@@ -230,14 +270,42 @@ def _objective(table: Tables) -> ObjectiveSpec:
 
 def read_toml(path: Path) -> Tables:
     """Return the tables of a TOML file; raise :class:`~tightbound.errors.SpecError` when it cannot be read."""
+    tables = _toml(path)
+    _require_known(tables, str(path))
+    return tables
+
+
+def _toml(path: Path) -> Tables:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(str(path), (("", f"cannot be read: {error.strerror or error}"),)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(str(path), (("", f"is not valid TOML ({error})"),)) from None
-    _require_known(tables, str(path))
+
+
+def read_schema(path: Path) -> Tables:
+    """Return what a file says of the columns of a table, as arguments of :func:`tightbound.infer`.
+
+    ``markers`` are the words for missing cells; ``[columns]`` has a kind for a column's name, or a table with ``kind`` and
+    ``values``. Raises :class:`~tightbound.errors.SpecError` when the file cannot be read or has other fields.
+    """
+    tables = _toml(path)
+    unknown = sorted(set(tables) - {"columns", "markers"})
+    if unknown:
+        raise SpecError(str(path), ((unknown[0], "is not part of a schema (allowed: markers, [columns])"),))
     return tables
+
+
+def schema_toml(schema: TableSchema) -> str:
+    """Return a schema as the file that :func:`read_schema` reads, to be edited."""
+    lines = [f"markers = {_value(list(schema.markers))}", "", "[columns]"]
+    known = {column.name: column for column in schema.columns}
+    for name, kind, contents in schema.lines():
+        values = known[name].values if name in known else ()
+        shown = {"kind": kind, "values": list(values)} if kind in ("ordinal", "category") else kind.replace(" ", "-")
+        lines.append(f"{json.dumps(name, ensure_ascii=False)} = {_value(shown)}" + ("" if values else f"  # {contents}"))
+    return "\n".join([*lines, ""])
 
 
 def _require_known(tables: Tables, where: str) -> None:

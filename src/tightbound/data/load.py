@@ -14,7 +14,7 @@ from tightbound.data.raw import IMAGE_SUFFIXES, Raw
 from tightbound.errors import DataError
 from tightbound.schema import Kind
 
-__all__ = ["BUILTIN", "load"]
+__all__ = ["BUILTIN", "TABLE_SUFFIXES", "load", "read_table"]
 
 
 class _Reader(NamedTuple):
@@ -33,6 +33,7 @@ _TABLE = _Reader("tightbound.data.tables:read_table", frozenset({"label", "expos
 _IDX = _Reader("tightbound.data.idx:read_idx")
 _IDX_FOLDER = _Reader("tightbound.data.idx:read_idx_folder", frozenset({"array"}))
 _IMAGES = _Reader("tightbound.data.images:read_images", frozenset({"resize", "grey"}))
+_TABLE_FILE = _Reader("tightbound.data.tablefiles:read_table")
 _BUILTIN = {"digits": _Reader("tightbound.data.builtin:digits")}
 _BY_SUFFIX = {
     ".npy": _Reader("tightbound.data.arrayfiles:read_npy"),
@@ -43,6 +44,7 @@ _BY_SUFFIX = {
 _IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$")
 _SUPPORTED = ".npy, .npz, .csv, .tsv, idx files (…-idx3-ubyte, also .gz), a folder of images or of idx files"
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 BUILTIN = tuple(_BUILTIN)
 """The names of the built-in sets."""
 
@@ -104,6 +106,16 @@ def load(
         notes=raw.notes,
     )
     return data if binarise is None else data.with_binarisation(binarise, seed)
+
+
+def read_table(path: str | Path) -> Any:
+    """Return the table (pyarrow) in a .csv, .tsv or .parquet file, with the types of its columns, for :func:`tightbound.infer`.
+
+    Text is stripped of spaces around it; cells that are empty or one of the usual marks (``?``, NA, null, …) are missing.
+    Without a header the columns are called "column 0", "column 1", …. Raises :class:`DataError` for what does not exist, is
+    empty, or is no table.
+    """
+    return _TABLE_FILE.read(path)
 
 
 def _read(source: Any, options: dict[str, Any]) -> tuple[Raw, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from tightbound.data.raw import Raw
 from tightbound.errors import DataError
 
-__all__ = ["read_table"]
+__all__ = ["decode_text", "delimiter_of", "is_header", "read_table"]
 
 _DELIMITERS = ("\t", ";", ",")
 _LABEL_NAMES = {"label", "labels", "class", "target", "y"}
@@ -49,10 +49,10 @@ def read_table(path: Path, label: str | None = None, exposure: str | None = None
     number below, when all of it is text, or when it counts 0, 1, 2, …; a first column without a name that counts the
     rows, as data frames write it, is left out.
     """
-    text = _decode(path)
-    lines = _lines(text, _delimiter(text), path)
+    text = decode_text(path.read_bytes(), path)
+    lines = _lines(text, delimiter_of(text), path)
     first = list(islice(lines, 2))
-    header = first[0].cells if first and _is_header(*(line.cells for line in first)) else []
+    header = first[0].cells if first and is_header(*(line.cells for line in first)) else []
     body = first[1:] if header else first
     if not body:
         raise DataError(f"'{path}' has no rows of numbers{' below its header' if header else ''}")
@@ -64,14 +64,15 @@ def read_table(path: Path, label: str | None = None, exposure: str | None = None
     return _without_row_numbers(raw if exposure is None else _exposure_apart(raw, columns, exposure, path))
 
 
-def _decode(path: Path) -> str:
+def decode_text(content: bytes, path: Path) -> str:
+    """Return the text of a file; raise :class:`DataError` when it is not in UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not text in UTF-8; save the table as 'CSV UTF-8'") from None
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
     """Return the delimiter that gives the first lines one common width, or else one that the first line has."""
     sample = text[:65536].splitlines()[:20]
     widths = {mark: [len(cells) for cells in csv.reader(sample, delimiter=mark) if cells] for mark in _DELIMITERS}
@@ -103,7 +104,8 @@ def _is_text(cell: str) -> bool:
     return False
 
 
-def _is_header(first: list[str], second: list[str] | None = None) -> bool:
+def is_header(first: list[str], second: list[str] | None = None) -> bool:
+    """Return whether the first line names the columns, by what stands in it and in the second."""
     if first == [str(j) for j in range(len(first))] and len(first) > 2:
         return True
     if len(first) > 2 and first == ["", *(str(j) for j in range(len(first) - 1))]:

@@ -106,12 +106,15 @@ def importance(
     draws: int = 1000,
     proposal: Proposal = Proposal(),  # noqa: B008
     seed: int = 0,
+    shared_noise: bool = False,
     report: Callable[[int, int], None] | None = None,
 ) -> Importance:
     """Estimate log p(x) of every row from below with ``draws`` importance samples, from q(z|x) unless told otherwise.
 
     The encoder runs once per row; the draws are decoded in chunks, joined by log-mean-exp over exactly ``draws`` of
-    them. Memory does not grow with ``draws``. ``report(done, total)`` is called after every block of rows.
+    them. Memory does not grow with ``draws``. ``report(done, total)`` is called after every block of rows. With
+    ``shared_noise`` all rows use the same noise, so that a row's number is the same wherever it stands; means over rows then
+    do not average their noise.
 
     Raises :class:`~tightbound.errors.SpecError` for less than one draw, :class:`~tightbound.errors.DataError` for rows that
     the model is not for, and :class:`~tightbound.errors.CombinationError` for a fitted proposal where z has no density.
@@ -126,7 +129,8 @@ def importance(
     tail = min(draws // 5, math.floor(3 * math.sqrt(draws)), MOST_TAIL)
     parts, tails = [], []
     for index, used in blocks(count, ROWS_AT_ONCE):
-        numbers, largest = _block(model, rows, index, key, jnp.int32(draws), proposal, _kept(tail))
+        own = jnp.int32(not shared_noise)
+        numbers, largest = _block(model, rows, index, key, jnp.int32(draws), own, proposal, _kept(tail))
         parts.append(np.asarray(numbers)[:, :used])
         tails.append(np.asarray(largest)[:used, : tail + 1])
         if report is not None:
@@ -165,7 +169,7 @@ def _fit_tails(weights: Float[Array, "R T"], tail: int) -> Float[Array, "R"]:
 
 @eqx.filter_jit
 def _block(
-    model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array, proposal: Proposal, kept: int
+    model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array, own: Array, proposal: Proposal, kept: int
 ) -> tuple[Float[Array, "4 R"], Float[Array, "R T"]]:
     batch = rows.batch(index, key)
     prior = model.prior()
@@ -191,7 +195,7 @@ def _block(
         sums, largest = jax.lax.fori_loop(0, chunks, chunk, (start, jnp.full(kept, -jnp.inf)))
         return _summary(sums, draws), largest
 
-    return jax.vmap(one, out_axes=(1, 0))(batch.rows, index)
+    return jax.vmap(one, out_axes=(1, 0))(batch.rows, index * own)
 
 
 def _draw(proposal: Proposal, r: dist.Distribution, prior: dist.Distribution, key: Array) -> Float[Array, "C L"]:

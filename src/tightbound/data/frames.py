@@ -1,0 +1,508 @@
+"""Tables of mixed columns: what each column is, how its cells become sites, and how sites become cells again.
+
+pandas, polars and pyarrow tables are read through narwhals; nothing of them is imported here. A cell u of a real column
+becomes x = (u − shift)/scale, of a positive one x = (log u − shift)/scale: single precision then keeps its digits, and
+log |dx/du| goes with the sites, so that densities are per unit of u. What a model is told of scales comes from its
+training rows, as for arrays; shift and scale here are units, not statistics.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, get_args
+
+import narwhals.stable.v2 as nw
+import numpy as np
+from pydantic import Field
+
+from tightbound.data.arrays import Dataset
+from tightbound.errors import DataError
+from tightbound.schema import Kind, Part, Sites
+from tightbound.spec import Spec
+
+__all__ = ["Cells", "Column", "LeftOut", "TableSchema", "as_frame", "infer", "seconds_or_days"]
+
+ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
+LEFT_OUT = "left-out"
+SITE: dict[str, Kind] = {
+    "real": "real", "positive": "real", "count": "count", "boolean": "binary", "category": "category", "ordinal": "levels",
+}  # fmt: skip
+
+FEW_LEVELS = 10  # whole numbers with so few values, all small, are taken as levels in order
+LARGEST_LEVEL = 20
+LARGEST_COUNT = 2.0**24
+IDENTIFIER = 0.9  # share of different values from which on text tells rows apart and nothing else
+FEWEST_FOR_IDENTIFIER = 20  # rows
+SKEWED = 1.0  # skewness above which the logarithm of a positive column is looked at
+LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
+MARKERS = ("", "?", "NA", "N/A", "nan", "NaN", "null", "None")
+DAY = 86_400.0  # seconds
+UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
+
+
+class Column(Spec):
+    """A column of a table, and how its cells become one site.
+
+    ``values`` are those of categories, of levels in order and of the two sides of a boolean, as text, in the order of their
+    codes. ``dtype`` is the type that the cells had; ``unit`` says what a real number counts where they were dates.
+    """
+
+    kind: ColumnKind
+    name: str
+    values: tuple[str, ...] = ()
+    shift: float = 0.0
+    scale: float = Field(default=1.0, gt=0)
+    dtype: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What a number of the column counts, where the cells were dates."""
+        return UNITS.get(self.dtype.partition("(")[0], "")
+
+    @property
+    def offset(self) -> float:
+        """log |dx/du| at x = 0."""
+        return -math.log(self.scale) - (self.shift if self.kind == "positive" else 0.0)
+
+    @property
+    def slope(self) -> float:
+        """How log |dx/du| changes with x: by −scale under a logarithm."""
+        return -self.scale if self.kind == "positive" else 0.0
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """Return sites for numbers in the user's units; what the column cannot hold becomes NaN."""
+        if self.kind == "count":
+            return np.where((numbers >= 0) & (np.floor(numbers) == numbers) & (numbers <= LARGEST_COUNT), numbers, np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            t = np.log(numbers) if self.kind == "positive" else numbers
+        return np.where(np.isfinite(t), (t - self.shift) / self.scale, np.nan)
+
+    def decode(self, sites: np.ndarray) -> np.ndarray:
+        """Return numbers in the user's units, of a column that has no ``values``; counts are rounded."""
+        if self.kind == "count":
+            return np.round(np.asarray(sites, np.float64))
+        t = self.shift + self.scale * np.asarray(sites, np.float64)
+        return np.exp(np.clip(t, -LARGEST_LOG, LARGEST_LOG)) if self.kind == "positive" else t
+
+    def codes(self, cells: Cells) -> np.ndarray:
+        """Return the sites (n,) of cells; NaN where a cell is missing or holds what the column does not know."""
+        if self.values:
+            return cells.looked_up({word: float(number) for number, word in enumerate(self.values)})
+        if cells.numbers is None:
+            raise DataError(f"column '{self.name}' holds text such as {cells.distinct()[0]!r}, expected numbers ({self.kind})")
+        _refuse_infinite(self.name, cells.numbers)
+        return self.encode(cells.numbers)
+
+    def cells(self, sites: np.ndarray) -> list[Any]:
+        """Return cells for sites (n,), as values of the type that the column was read with; NaN becomes None."""
+        known = np.isfinite(sites)
+        if self.values:
+            typed = [_typed(word, self.dtype) for word in self.values]
+            return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
+        numbers = self.decode(sites)
+        return [_typed(number, self.dtype) if seen else None for number, seen in zip(numbers.tolist(), known, strict=True)]
+
+
+class LeftOut(Spec):
+    """A column that no model sees, and why; a column of one ``value`` gets it back on the way out."""
+
+    kind: Literal["left-out"] = "left-out"
+    name: str
+    reason: str
+    value: str | None = None
+    dtype: str = ""
+
+
+class TableSchema(Spec):
+    """What the columns of a table are: those that a model sees, those left out, and the ``order`` in which they stood.
+
+    ``markers`` are the words that stand for a missing cell, besides null and NaN.
+    """
+
+    kind: Literal["table"] = "table"
+    columns: tuple[Column, ...] = Field(min_length=1)
+    left_out: tuple[LeftOut, ...] = ()
+    order: tuple[str, ...]
+    markers: tuple[str, ...] = MARKERS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns that a model sees."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """Return a column by its name; raise :class:`DataError` when the model sees none of that name."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        reason = next((f": it was left out, {out.reason}" for out in self.left_out if out.name == name), "")
+        raise DataError(f"there is no column '{name}'{reason}; the model sees {', '.join(map(repr, self.names))}")
+
+    def sites(self, *, units: bool = True) -> Sites:
+        """Return the sites of one row: a part for each kind; columns with many levels stand apart from those with few.
+
+        Without ``units`` densities are per unit of x, and tables that differ in their scales alone have equal sites.
+        """
+        return Sites(kind="mixed", shape=(len(self.columns),), parts=tuple(self._parts(units)), missing=True)
+
+    def log_units(self, data: Dataset) -> np.ndarray:
+        """Return log |dx/du| of rows (n,) in nats, over the cells that are seen: log p(u) = log p(x) + this."""
+        offset, slope = (np.array([getattr(column, name) for column in self.columns]) for name in ("offset", "slope"))
+        each = np.where([SITE[column.kind] == "real" for column in self.columns], offset + slope * data.x, 0.0)
+        return np.sum(each if data.observed is None else np.where(data.observed, each, 0.0), axis=1)
+
+    def _parts(self, units: bool) -> Iterator[Part]:
+        groups: dict[tuple[Kind, int], list[int]] = {}
+        for number, column in enumerate(self.columns):
+            # Sites of a part are padded to its largest number of levels: at most to twice as many as they have.
+            width = math.ceil(math.log2(max(len(column.values), 2))) if SITE[column.kind] in ("category", "levels") else 0
+            groups.setdefault((SITE[column.kind], width), []).append(number)
+        for (kind, width), members in groups.items():
+            columns = [self.columns[number] for number in members]
+            sizes = tuple(len(column.values) for column in columns) if width else ()
+            own = Sites(kind=kind, shape=(len(members),), levels=max(sizes, default=0), sizes=sizes)
+            change = {name: tuple(getattr(column, name) for column in columns) for name in ("offset", "slope")}
+            yield Part(columns=tuple(members), sites=own, **(change if units and kind == "real" else {}))
+
+    def encode(self, table: Any, *, source: str = "table", labels: Any = None, units: bool = True) -> Dataset:
+        """Return the rows of a table as a data set, columns found by name, whatever their order.
+
+        A cell that is missing, a category that the schema does not have and a number that the column's kind cannot hold
+        are not observed; ``notes`` say how many of the latter there are. Raises :class:`DataError` for a column that is
+        not there, text where numbers are expected, and infinite values.
+        """
+        frame = as_frame(table)
+        absent = [name for name in self.names if name not in frame.columns]
+        if absent:
+            raise DataError(
+                f"the table has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, frame.columns))}"
+            )
+        x, notes = np.zeros((len(frame), len(self.columns))), []
+        observed = np.zeros(x.shape, bool)
+        for number, column in enumerate(self.columns):
+            cells = Cells(frame[column.name], self.markers)
+            codes = column.codes(cells)
+            known = np.isfinite(codes)
+            x[known, number], observed[:, number] = codes[known], known
+            strange = cells.seen & ~known
+            if strange.any():
+                word = cells.word(int(np.argmax(strange)))
+                notes.append(
+                    f"column '{column.name}': {strange.sum():,} cells such as {word} were not seen in training, missing"
+                )
+        sites = self.sites(units=units)
+        return Dataset(x, sites, observed, labels=labels, names=self.names, source=source, notes=tuple(notes))
+
+    def decode(self, x: np.ndarray, *, like: Any = None, backend: str = "pyarrow") -> Any:
+        """Return rows of sites (n, D) as a table in the user's units, with the columns in their order and their types.
+
+        NaN stands for a missing cell. The table is of the kind of ``like``, or else of ``backend``. A column of one value
+        has it again; other columns that were left out are not there.
+        """
+        if like is not None:
+            backend = as_frame(like).implementation.value
+        known = {column.name: (column.cells(x[:, number]), column.dtype) for number, column in enumerate(self.columns)}
+        for out in self.left_out:
+            if out.value is not None:
+                known[out.name] = ([_typed(out.value, out.dtype)] * len(x), out.dtype)
+        series = {name: _series(name, *known[name], backend) for name in self.order if name in known}
+        return nw.from_dict(series).to_native()
+
+    def fill(self, table: Any, x: np.ndarray) -> Any:
+        """Return a table with its missing cells filled from sites (n, D), everything else as it stands."""
+        frame = as_frame(table)
+        filled = []
+        for number, column in enumerate(self.columns):
+            series = frame[column.name]
+            seen = Cells(series, self.markers).seen
+            if seen.all():
+                continue
+            made = column.cells(x[:, number])
+            whole = [old if is_seen else new for old, new, is_seen in zip(series.to_list(), made, seen, strict=True)]
+            filled.append(_series(column.name, whole, column.dtype, frame.implementation.value))
+        return frame.with_columns(*filled).to_native() if filled else frame.to_native()
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """Return (column, kind, what it holds) for people, in the order of the table."""
+        shown: dict[str, tuple[str, str, str]] = {}
+        shown |= {column.name: (column.name, column.kind, _contents(column)) for column in self.columns}
+        shown |= {out.name: (out.name, "left out", out.reason) for out in self.left_out}
+        return [shown[name] for name in self.order]
+
+
+Override = str | Mapping[str, Any]
+
+
+def infer(
+    table: Any, *, columns: Mapping[str, Override] | None = None, markers: Sequence[str] = MARKERS, leave: Sequence[str] = ()
+) -> TableSchema:
+    """Return what the columns of a table are; ``columns`` overrules, by name, what their values suggest.
+
+    The first line that fits decides:
+
+    ==========================================================  ==========================
+    cells                                                       kind
+    ==========================================================  ==========================
+    none seen, or one value only                                left out
+    true/false, or numbers 0 and 1 only                         ``boolean``
+    dates and times                                             ``real``, with their unit
+    text, nearly every value different                          left out: identifier-like
+    text                                                        ``category``
+    whole numbers 0…20 with at most ten values                  ``ordinal``
+    whole numbers, each different, one after another            left out: identifier-like
+    whole numbers from 0 on                                     ``count``
+    positive and skewed, less so after the logarithm            ``positive``
+    other numbers                                               ``real``
+    ==========================================================  ==========================
+
+    Text that is a number everywhere else than in ``markers`` is taken as a number. An override is a kind, ``"left-out"``, or a
+    mapping with ``kind`` and, for categories and ordinals, ``values`` in their order. ``leave`` names columns that the table
+    may have and no model is to see. Raises :class:`DataError` for names that occur twice, infinite cells, or an override that
+    the cells contradict.
+
+    >>> import pyarrow
+    >>> schema = infer(pyarrow.table({"age": [31.5, 40.2, None], "sex": ["F", "M", "F"]}))
+    >>> [(column.name, column.kind) for column in schema.columns]
+    [('age', 'real'), ('sex', 'category')]
+    """
+    frame = as_frame(table)
+    if not len(frame):
+        raise DataError("the table has no rows, expected at least one")
+    overrides = {name: _override(name, given) for name, given in (columns or {}).items()}
+    unknown = sorted(set(overrides) - set(frame.columns))
+    if unknown:
+        raise DataError(f"columns names what the table does not have: {', '.join(unknown)}; it has {', '.join(frame.columns)}")
+    names = [name for name in frame.columns if name not in leave]
+    found = [_infer(name, Cells(frame[name], tuple(markers)), **overrides.get(name, {})) for name in names]
+    kept = tuple(column for column in found if isinstance(column, Column))
+    left_out = tuple(column for column in found if isinstance(column, LeftOut))
+    if not kept:
+        raise DataError(
+            "no column of the table can be modelled: " + "; ".join(f"'{out.name}' {out.reason}" for out in left_out)
+        )
+    return TableSchema(columns=kept, left_out=left_out, order=tuple(names), markers=tuple(markers))
+
+
+def as_frame(table: Any) -> nw.DataFrame[Any]:
+    """Return a pandas, polars or pyarrow table for reading; raise :class:`DataError` for what is none, or has a name twice."""
+    try:
+        frame = nw.from_native(table, eager_only=True)
+    except TypeError:
+        raise DataError(f"expected a pandas, polars or pyarrow table, got {type(table).__name__}") from None
+    except (ValueError, nw.exceptions.NarwhalsError) as error:
+        raise DataError(f"the table cannot be read: {error}") from None
+    names = list(frame.columns)
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"column names occur more than once: {', '.join(map(repr, twice))}; rename them")
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"column names must be text, got {next(name for name in names if not isinstance(name, str))!r}")
+    return frame
+
+
+class Cells:
+    """The cells of a column: numbers or text, and which are seen."""
+
+    numbers: np.ndarray | None
+    text: np.ndarray
+
+    def __init__(self, series: nw.Series[Any], markers: tuple[str, ...]) -> None:
+        dtype = series.dtype
+        self.dtype, self.seen = str(dtype), ~series.is_null().to_numpy().astype(bool)
+        if dtype == nw.Object and all(type(cell) is date for cell in series.drop_nulls().to_list()):
+            self.dtype = "Date"  # pandas has no type of its own for days
+        if dtype == nw.Boolean:
+            self.numbers = np.array([math.nan if cell is None else float(cell) for cell in series.to_list()])
+        elif dtype.is_numeric():
+            self.numbers = series.cast(nw.Float64).to_numpy().astype(np.float64)
+            self.seen &= ~np.isnan(self.numbers)
+        elif self.dtype.partition("(")[0] in UNITS:
+            self.numbers = np.array([math.nan if cell is None else seconds_or_days(cell) for cell in series.to_list()])
+        else:
+            cells = series.to_list()
+            self.text = np.array(
+                [str(cell).strip() if seen else "" for cell, seen in zip(cells, self.seen, strict=True)], object
+            )
+            self.seen &= ~np.isin(self.text.astype(str), markers)
+            self.numbers = _as_numbers(self.text, self.seen)
+        if self.numbers is not None:
+            self.numbers = np.where(self.seen, self.numbers, np.nan)
+
+    @property
+    def boolean(self) -> bool:
+        """Whether all cells are true or false, 1 or 0."""
+        words = set(map(str, self.distinct()))
+        return self.dtype == "Boolean" or words <= {"0.0", "1.0"} or words <= {"True", "False"}
+
+    def distinct(self) -> list[Any]:
+        """Return the different values that are seen, in order."""
+        cells = self.text if self.numbers is None else self.numbers
+        return sorted(set(cells[self.seen].tolist()))
+
+    def looked_up(self, codes: dict[str, float]) -> np.ndarray:
+        """Return the code of every cell's word, NaN where it has none or is missing."""
+        if self.numbers is None:
+            found = np.array([codes.get(word, math.nan) for word in self.text])
+        else:
+            different, places = np.unique(self.numbers, return_inverse=True)
+            found = np.array([codes.get(self.word_of(number), math.nan) for number in different])[places]
+        return np.where(self.seen, found, np.nan)
+
+    def word(self, row: int) -> str:
+        """Return a cell as text."""
+        return self.word_of((self.text if self.numbers is None else self.numbers)[row])
+
+    def word_of(self, value: Any) -> str:
+        """Return a value of the column as text: whole numbers without a decimal point."""
+        if self.numbers is None or not math.isfinite(value):
+            return str(value)
+        if self.dtype == "Boolean":
+            return str(bool(value))
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def seconds_or_days(cell: date | datetime) -> float:
+    """Return what a real column holds for a moment, seconds since 1970, or for a day, days since then."""
+    if isinstance(cell, datetime):
+        return (cell if cell.tzinfo else cell.replace(tzinfo=UTC)).timestamp()
+    return float((cell - date(1970, 1, 1)).days)
+
+
+def _as_numbers(text: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
+    numbers = np.full(len(text), np.nan)
+    try:
+        numbers[seen] = [float(cell) for cell in text[seen]]
+    except ValueError:
+        return None
+    return None if any("_" in cell for cell in text[seen]) else numbers
+
+
+def _typed(value: Any, dtype: str) -> Any:
+    """Return a number or a word as a value of the type that a column was read with."""
+    name = dtype.partition("(")[0]
+    if name == "Boolean":
+        return value == "True" if isinstance(value, str) else bool(value)
+    if re.fullmatch(r"U?Int\d+", name):
+        return round(float(value))
+    if re.fullmatch(r"Float\d+|Decimal", name):
+        return float(f"{float(value):.7g}")  # single precision has no more digits
+    if name == "Date":
+        return date(1970, 1, 1) + timedelta(days=round(float(value)))
+    if name == "Datetime":
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
+        return moment if "time_zone=None" not in dtype else moment.replace(tzinfo=None)
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _series(name: str, values: list[Any], dtype: str, backend: Any) -> Any:
+    """Return a column of the type that it was read with; types that cannot be named again are left to the library."""
+    short = dtype.partition("(")[0]
+    missing = any(value is None for value in values)
+    if short == "Datetime":
+        zone = re.search(r"time_zone='(.*?)'", dtype)
+        wanted: Any = nw.Datetime("us", zone[1] if zone else None)
+    elif re.fullmatch(r"U?Int\d+|Float\d+|Boolean|Date|String|Categorical", short):
+        # pandas holds days as objects, and whole numbers and truth values with missing cells as floats and objects.
+        plain = backend == "pandas" and (short == "Date" or (missing and short not in ("String", "Categorical")))
+        wanted = None if plain else getattr(nw, short)
+    else:
+        wanted = None
+    return nw.new_series(name, values, wanted, backend=backend)
+
+
+def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
+    if np.isinf(numbers).any():
+        raise DataError(f"column '{name}' has infinite values; replace them, or mark them as missing")
+
+
+def _override(name: str, given: Override) -> dict[str, Any]:
+    fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else dict(given)
+    unknown, kinds = sorted(set(fields) - {"kind", "values"}), (*get_args(ColumnKind), LEFT_OUT)
+    if unknown:
+        raise DataError(f"column '{name}': unknown {', '.join(unknown)}; a column has kind and values")
+    if fields.get("kind") not in kinds:
+        raise DataError(f"column '{name}': unknown kind '{fields.get('kind')}' (allowed: {', '.join(kinds)})")
+    return fields
+
+
+def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[Any] = ()) -> Column | LeftOut:
+    found = cells.distinct()
+    one = cells.word_of(found[0]) if len(found) == 1 else None
+    if kind == LEFT_OUT:
+        return LeftOut(name=name, reason="as asked for", value=one, dtype=cells.dtype)
+    if len(found) < 2 and not values:
+        reason = f"it has one value only, {one}" if found else "none of its cells is known"
+        return LeftOut(name=name, reason=reason, value=one, dtype=cells.dtype)
+    if cells.numbers is not None:
+        _refuse_infinite(name, cells.numbers)
+    chosen = kind or _suggest(cells, found)
+    if chosen is None:
+        count = int(cells.seen.sum())
+        reason = f"it looks like an identifier, {len(found):,} values in {count:,} rows"
+        return LeftOut(name=name, reason=reason, dtype=cells.dtype)
+    return _column(name, chosen, cells, found, [str(value) for value in values])
+
+
+def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
+    """Return the kind that the values suggest; None for an identifier."""
+    count = int(cells.seen.sum())
+    if cells.boolean:
+        return "boolean"
+    if cells.numbers is None:
+        tells_apart = count >= FEWEST_FOR_IDENTIFIER and len(values) >= IDENTIFIER * count
+        return None if tells_apart else "category"
+    if cells.dtype.partition("(")[0] in UNITS:
+        return "real"
+    whole = all(float(value).is_integer() for value in values)
+    if whole and values[0] >= 0:
+        if len(values) <= FEW_LEVELS and values[-1] <= LARGEST_LEVEL:
+            return "ordinal"
+        if count >= FEWEST_FOR_IDENTIFIER and len(values) == count == values[-1] - values[0] + 1:
+            return None
+        if values[-1] <= LARGEST_COUNT:
+            return "count"
+    numbers = cells.numbers[cells.seen]
+    if values[0] > 0 and _skewness(numbers) > max(SKEWED, abs(_skewness(np.log(numbers)))):
+        return "positive"
+    return "real"
+
+
+def _skewness(numbers: np.ndarray) -> float:
+    centred = numbers - numbers.mean()
+    return float(np.mean(centred**3) / max(np.mean(centred**2) ** 1.5, 1e-300))
+
+
+def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[str]) -> Column:
+    given: dict[str, Any] = {"kind": kind, "name": name, "dtype": cells.dtype}
+    if kind in ("category", "ordinal", "boolean"):
+        words = tuple(cells.word_of(value) for value in found)
+        strange = sorted(set(words) - set(named))
+        if named and strange:
+            raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
+        words = tuple(named) or words
+        if kind == "boolean" and len(words) != 2:
+            raise DataError(f"column '{name}' has {len(words)} different values, a boolean has two")
+        return Column(values=words, **given)
+    if cells.numbers is None:
+        raise DataError(f"column '{name}' holds text such as {found[0]!r}, and cannot be of kind '{kind}'")
+    numbers = cells.numbers[cells.seen]
+    if kind == "count":
+        if found[0] < 0 or found[-1] > LARGEST_COUNT or not all(float(value).is_integer() for value in found):
+            raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
+        return Column(**given)
+    if kind == "positive":
+        if found[0] <= 0:
+            raise DataError(f"column '{name}' is not positive: it has {found[0]:g}; choose kind 'real'")
+        numbers = np.log(numbers)
+    return Column(shift=float(numbers.mean()), scale=float(numbers.std()) or 1.0, **given)
+
+
+def _contents(column: Column) -> str:
+    if column.values:
+        shown = ", ".join(column.values[:5]) + (", …" if len(column.values) > 5 else "")
+        return f"{len(column.values):,} values: {shown}"
+    text = {"real": "real numbers", "positive": "positive numbers, by their logarithm", "count": "0, 1, 2, …"}[column.kind]
+    return "; ".join(part for part in (text, column.unit) if part)

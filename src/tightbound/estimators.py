@@ -1,0 +1,352 @@
+"""The scikit-learn face: one fit of a table or an array, used as transformer, density, outlier detector or imputer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import narwhals.stable.v2 as nw
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    OneToOneFeatureMixin,
+    OutlierMixin,
+    TransformerMixin,
+)
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from tightbound.completion import complete, conformal_p_values, impute
+from tightbound.data.arrays import Dataset
+from tightbound.data.frames import TableSchema, infer
+from tightbound.errors import DataError, FormatError
+from tightbound.evidence.importance import importance
+from tightbound.files import read_json, refuse_existing, write_json
+from tightbound.inference import decode, embed, sample
+from tightbound.likelihoods import Columns, LogisticMixture
+from tightbound.model import VAE, Model
+from tightbound.networks import MLP
+from tightbound.objectives import ELBO
+from tightbound.schema import Sites
+from tightbound.settings import default_latent, default_plan
+from tightbound.store import load_model, save_model
+from tightbound.tabular import surprise
+from tightbound.training.loop import run_key, train
+from tightbound.training.plan import Plan
+
+__all__ = ["VAEDensity", "VAEImputer", "VAEOutlierDetector", "VAETransformer"]
+
+WIDTH = 8  # arrays of few columns are padded to a multiple, so that few programs are compiled
+WIDEST = 64
+
+
+@dataclass(frozen=True)
+class ArraySchema:
+    """What :class:`TableSchema` is for tables: how the columns of an array of real numbers become sites, x = (u − shift)/scale.
+
+    Sites beyond the columns are never observed and have no influence; without them each number of columns would compile
+    programs of its own.
+    """
+
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def of(cls, u: np.ndarray) -> ArraySchema:
+        """Return the schema of an array (n, D), NaN where a cell is missing."""
+        seen = np.isfinite(u)
+        count = np.maximum(seen.sum(axis=0), 1)
+        shift = np.where(seen, u, 0.0).sum(axis=0) / count
+        scale = np.sqrt((np.where(seen, u - shift, 0.0) ** 2).sum(axis=0) / count)
+        # The deviation of equal numbers is what rounding leaves of it.
+        constant = scale <= 1e-12 * np.maximum(np.abs(shift), 1e-300)
+        return cls(tuple(shift.tolist()), tuple(np.where(constant, 1.0, scale).tolist()))
+
+    def encode(self, u: np.ndarray) -> Dataset:
+        """Return rows of sites."""
+        count, wide = len(self.shift), len(self.shift)
+        if count < WIDEST:
+            wide = math.ceil(count / WIDTH) * WIDTH
+        x, observed = np.zeros((len(u), wide)), np.zeros((len(u), wide), bool)
+        observed[:, :count] = np.isfinite(u)
+        x[:, :count] = np.where(observed[:, :count], (u - self.shift) / self.scale, 0.0)
+        return Dataset(x.astype(np.float32), Sites(kind="real", shape=(wide,), missing=True), observed)
+
+    def decode(self, x: np.ndarray) -> np.ndarray:
+        """Return sites in the units of the array."""
+        return x[:, : len(self.shift)].astype(np.float64) * self.scale + self.shift
+
+    def log_units(self, data: Dataset) -> np.ndarray:
+        """Return log |dx/du| of rows (n,) in nats, over the cells that are seen."""
+        assert data.observed is not None
+        return -(data.observed[:, : len(self.scale)] @ np.log(self.scale))
+
+
+class _Estimator(BaseEstimator):
+    """What the four roles share: parameters, the fit, and log p(row).
+
+    A pandas, polars or pyarrow table is taken column by column, as :func:`tightbound.infer` says; ``columns`` overrules it. An
+    array is taken as real numbers. NaN and null are missing cells, in training and after it. Rows with integer weights count
+    as so many rows; other weights decide how often a row occurs in the training data.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent: int | None = None,
+        hidden: Sequence[int] = (300, 300),
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        validation: float = 0.1,
+        calibration: float = 0.2,
+        false_alarms: float = 0.05,
+        draws: int = 200,
+        columns: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.latent = latent
+        self.hidden = hidden
+        self.epochs = epochs
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation = validation
+        self.calibration = calibration
+        self.false_alarms = false_alarms
+        self.draws = draws
+        self.columns = columns
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn the model of the rows of X; y is ignored."""
+        self._fit(X, sample_weight, held_out=0.0)
+        return self
+
+    def _fit(self, X: Any, sample_weight: Any, held_out: float) -> Dataset:
+        """Train and return the rows that were held out."""
+        data = self._read(X, reset=True, sample_weight=sample_weight)
+        if sample_weight is not None:
+            data = data.take(_repeated(sample_weight, len(data)))
+        # In an order of their own: what is learnt does not depend on that in which rows are given.
+        data = data.take(np.lexsort([*data.x.T, *(() if data.observed is None else data.observed.T)]))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        split = data.split(self.validation, held_out, seed)
+        rows, checked = data.take(split.train), data.take(split.validation)
+        network = MLP(hidden=tuple(self.hidden))
+        latent = default_latent(data.sites) if self.latent is None else self.latent
+        likelihood = Columns() if data.sites.parts else LogisticMixture()
+        spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, likelihood=likelihood)
+        given = {name: getattr(self, name) for name in ("batch_size", "learning_rate")}
+        plan = default_plan(Plan(epochs=self.epochs, steps=self.steps, seed=seed, **given), len(rows))
+        model = spec.build(run_key(seed), rows.statistics()._replace(examples=None))
+        for progress in train(model, ELBO(), rows, plan, validation=checked if len(checked) else None):
+            self.model_, self.n_iter_ = progress.model, progress.step
+        return data.take(split.test)
+
+    def _read(self, X: Any, reset: bool = False, sample_weight: Any = None) -> Dataset:
+        """Return X as rows of sites; when fitting, decide what its columns are."""
+        if _is_table(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if reset:
+                self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
+            if isinstance(self.schema_, TableSchema):
+                return self.schema_.encode(X, units=False)
+            X = nw.from_native(X, eager_only=True).to_numpy()
+        u = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
+        if reset:
+            known = u if sample_weight is None else u[_repeated(sample_weight, len(u))]
+            self.schema_ = ArraySchema.of(known[np.lexsort(known.T)])  # sums in one order, whatever that of the rows
+        if isinstance(self.schema_, TableSchema):
+            raise DataError("fitted on a table with named columns, got an array; pass a table")
+        return self.schema_.encode(u)
+
+    def dataset(self, X: Any) -> Dataset:
+        """Return X as the rows that ``model_`` is for, to use it with the functions of tightbound."""
+        check_is_fitted(self)
+        return self._read(X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return log p(row) in nats, per unit of X, a lower bound by importance sampling with ``draws`` draws from q(z|x)."""
+        return self._log_density(self.dataset(X))
+
+    def _log_density(self, data: Dataset) -> np.ndarray:
+        found = importance(self.model_, data, draws=self.draws, shared_noise=True)
+        return found.log_evidence.astype(np.float64) + self.schema_.log_units(data)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean of log p(row) in nats."""
+        return float(np.mean(self.score_samples(X)))
+
+    def sample(self, n_samples: int = 1, random_state: int = 0) -> Any:
+        """Return rows drawn from the model, as an array or as a pyarrow table, as it was fitted on."""
+        check_is_fitted(self)
+        return self.schema_.decode(sample(self.model_, n_samples, seed=random_state))
+
+    def impute(self, X: Any) -> Any:
+        """Return X with its missing cells at their expectation given the others, a category at its most probable value."""
+        data = self.dataset(X)
+        return self._filled(X, data, impute(self.model_, data, draws=self.draws))
+
+    def impute_draws(self, X: Any, count: int, random_state: int = 0) -> list[Any]:
+        """Return X ``count`` times, its missing cells drawn from p(missing | seen)."""
+        data = self.dataset(X)
+        drawn = complete(self.model_, data, count, draws=max(self.draws, 10 * count), seed=random_state)
+        return [self._filled(X, data, x) for x in drawn.x]
+
+    def _filled(self, X: Any, data: Dataset, x: np.ndarray) -> Any:
+        if isinstance(self.schema_, TableSchema):
+            return self.schema_.fill(X, x)
+        assert data.observed is not None
+        u = np.asarray(X, np.float64)
+        return np.where(data.observed[:, : u.shape[1]], u, self.schema_.decode(x))
+
+    def as_role(self, role: type[_Estimator]) -> Any:
+        """Return an estimator of another role with the same fit."""
+        check_is_fitted(self)
+        other = role(**self.get_params())
+        for name, value in self._fitted().items():
+            setattr(other, name, value)
+        return other
+
+    def _fitted(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to a folder, as JSON and safetensors; raise an error when it exists."""
+        check_is_fitted(self)
+        path = Path(path)
+        refuse_existing(path)
+        known, schema = self._fitted(), self.schema_
+        table = schema.model_dump(mode="json") if isinstance(schema, TableSchema) else vars(schema)
+        save_model(self.model_, path / "model.safetensors")
+        params = self.get_params()
+        if not isinstance(params["random_state"], int | None):
+            params["random_state"] = None
+        fitted = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in known.items()}
+        fitted = {name: value for name, value in fitted.items() if name not in ("model_", "schema_")}
+        write_json(path / "estimator.json", {"role": type(self).__name__, "params": params, "fitted": fitted, "schema": table})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read back what :meth:`save` wrote, in any of the roles; raise :class:`FormatError` for anything else."""
+        stored = read_json(Path(path) / "estimator.json")
+        try:
+            estimator = cls(**stored["params"])
+            schema, fitted = stored["schema"], stored["fitted"]
+            known = (
+                TableSchema(**schema)
+                if schema.get("kind") == "table"
+                else ArraySchema(**{k: tuple(v) for k, v in schema.items()})
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path} is no stored estimator: {error}") from None
+        for name, value in fitted.items():
+            if name == "feature_names_in_":
+                value = np.array(value, object)
+            setattr(estimator, name, np.asarray(value) if isinstance(value, list) else value)
+        estimator.schema_, estimator.model_ = known, load_model(Path(path) / "model.safetensors")
+        return estimator
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimator):
+    """Rows as latent vectors: ``transform`` gives the mean of q(z|x), ``inverse_transform`` decodes.
+
+    >>> from sklearn.datasets import load_iris
+    >>> x = load_iris(return_X_y=True)[0]
+    >>> VAETransformer(latent=2, hidden=(16,), steps=20, random_state=0).fit(x).transform(x).shape
+    (150, 2)
+    """
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the mean of q(z|x) (n, L)."""
+        return embed(self.model_, self.dataset(X)).mean.astype(np.float64)
+
+    def inverse_transform(self, Z: Any) -> Any:
+        """Return E[x|z] for rows of Z, as an array or table like the one that was fitted on."""
+        check_is_fitted(self)
+        return self.schema_.decode(decode(self.model_, np.asarray(Z)))
+
+    @property
+    def _n_features_out(self) -> int:
+        model: Model = self.model_
+        return model.spec.latent
+
+
+class VAEDensity(DensityMixin, _Estimator):
+    """The density of rows: ``score_samples`` gives log p(row) in nats from below, ``sample`` draws rows."""
+
+    score = _Estimator.score  # the mixin has one that returns nothing
+
+
+class VAEOutlierDetector(OutlierMixin, _Estimator):
+    """Rows unlike those it was fitted on, with a stated rate of false alarms.
+
+    A share ``calibration`` of the rows is kept out of training. The p-value of a row is the share of them that is as
+    improbable (:func:`tightbound.conformal_p_values`); it is an outlier, −1, when that is at most ``false_alarms``. Of rows
+    like those it was fitted on at most that share is called so, however good or bad the model is.
+    """
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn the model of the rows of X, and how improbable rows like them are."""
+        held = self._fit(X, sample_weight, self.calibration)
+        self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
+        # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
+        allowed = math.floor(self.false_alarms * (len(held) + 1))
+        self.offset_ = float(np.nextafter(self.calibration_scores_[allowed - 1], np.inf)) if allowed else -np.inf
+        return self
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Return conformal p-values: small for rows unlike those it was fitted on."""
+        return conformal_p_values(self.score_samples(X), self.calibration_scores_)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return log p(row) above that from which on a row is no outlier: negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return −1 for outliers, 1 for the others."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def surprise(self, X: Any) -> np.ndarray:
+        """Return for every cell by how many nats it is less expected given the others than is usual in X."""
+        data = self.dataset(X)
+        return surprise(self.model_, data, data, draws=self.draws)[:, : self.n_features_in_]
+
+
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
+    """Missing cells filled in: ``transform`` gives their expectation given the seen cells of the row."""
+
+    def transform(self, X: Any) -> Any:
+        """Return X with its missing cells filled."""
+        return self.impute(X)
+
+
+def _is_table(X: Any) -> bool:
+    try:
+        frame = nw.from_native(X, eager_only=True)
+    except TypeError:
+        return False
+    return all(isinstance(name, str) for name in frame.columns)
+
+
+def _repeated(sample_weight: Any, count: int) -> np.ndarray:
+    """Return row numbers in which a row occurs as often as its weight says: exactly, or on average and rounded either way."""
+    weight = _check_sample_weight(sample_weight, np.zeros((count, 1)), ensure_non_negative=True)
+    whole = np.all(weight == np.round(weight))
+    ends = np.cumsum(weight) * (1.0 if whole else len(weight) / weight.sum())
+    starts = np.concatenate([[0.0], ends[:-1]])
+    counts = np.round(ends).astype(int) - np.round(starts).astype(int)
+    return np.repeat(np.arange(len(weight)), counts)

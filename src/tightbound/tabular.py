@@ -1,0 +1,166 @@
+"""What people ask of a model of a table, in the table's own terms: rows given conditions, scores with their culprits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tightbound.completion import complete, conformal_p_values, site_scores
+from tightbound.data.arrays import Dataset
+from tightbound.data.frames import Column, TableSchema, seconds_or_days
+from tightbound.errors import DataError, SpecError
+from tightbound.evidence.importance import importance
+from tightbound.model import Model
+
+__all__ = ["Condition", "Scores", "conditions", "draw_given", "score_table", "scores", "surprise"]
+
+ROUND = 1024  # rows drawn before the conditions are looked at
+ROUNDS, PATIENCE = 64, 8  # at most, and without a single row
+CANDIDATES = 16_384  # importance samples that a round chooses from
+
+
+class Condition(NamedTuple):
+    """What a column is to be, in sites: between ``low`` and ``high``, or one of ``codes``."""
+
+    number: int
+    low: float
+    high: float
+    codes: tuple[float, ...] = ()
+
+    @property
+    def exact(self) -> float | None:
+        """The one value that is asked for, None when there are several."""
+        if self.codes:
+            return self.codes[0] if len(self.codes) == 1 else None
+        return self.low if self.low == self.high else None
+
+    def holds(self, x: np.ndarray) -> np.ndarray:
+        """Return for which rows (n, D) the condition holds."""
+        cells = x[:, self.number]
+        return np.isin(cells, self.codes) if self.codes else (cells >= self.low) & (cells <= self.high)
+
+
+class Scores(NamedTuple):
+    """How plausible rows are: log p(x) (n,) from below in nats, conformal p-values (n,), and what is odd about them.
+
+    ``surprise`` (n, D) is by how many nats log p(x_d | the other cells) is below its median over the calibration rows:
+    densities of single columns compare with their own kind only. NaN where a cell is missing.
+    """
+
+    log_evidence: np.ndarray
+    p_value: np.ndarray
+    surprise: np.ndarray
+
+
+def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
+    """Return the conditions in a text such as ``age=30..40,sex=F``: values, a|b for several, low..high or one end of it.
+
+    Raises :class:`SpecError` for a text of another form, :class:`DataError` for columns and values that the table does not
+    have.
+
+    >>> import pyarrow
+    >>> from tightbound.data.frames import infer
+    >>> schema = infer(pyarrow.table({"age": [31.5, 40.2, 28.0], "sex": ["F", "M", "F"]}))
+    >>> [condition.codes for condition in conditions(schema, "age=30..,sex=F|M")]
+    [(), (0.0, 1.0)]
+    """
+    return tuple(_condition(schema, part.strip()) for part in text.split(",") if part.strip())
+
+
+def _condition(schema: TableSchema, text: str) -> Condition:
+    name, equals, wanted = (part.strip() for part in text.partition("="))
+    if not equals or not wanted:
+        raise SpecError("--given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
+    column = schema.column(name)
+    number = schema.columns.index(column)
+    if column.values and ".." not in wanted:
+        return Condition(number, -math.inf, math.inf, tuple(_code(column, word.strip()) for word in wanted.split("|")))
+    low, dots, high = wanted.partition("..")
+    if column.values and column.kind != "ordinal":
+        raise DataError(f"column '{name}' has no order to take {wanted} from; name its values: {', '.join(column.values[:10])}")
+    ends = [_code(column, word.strip()) if word.strip() else None for word in ((low, high) if dots else (low, low))]
+    return Condition(number, -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1])
+
+
+def _code(column: Column, word: str) -> float:
+    """Return the site of a value in words."""
+    if column.values:
+        if word not in column.values:
+            known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
+            raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")
+        return float(column.values.index(word))
+    try:
+        moment = date.fromisoformat(word) if column.unit.startswith("days") else datetime.fromisoformat(word)
+        number = seconds_or_days(moment) if column.unit else float(word)
+    except ValueError:
+        number = _number(column, word)
+    code = float(column.encode(np.array([number]))[0])
+    if math.isnan(code):
+        raise DataError(f"column '{column.name}' ({column.kind}) cannot be {word}")
+    return code
+
+
+def _number(column: Column, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise DataError(f"column '{column.name}' is of numbers{' or dates' if column.unit else ''}, got '{word}'") from None
+
+
+def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: int = 0) -> np.ndarray:
+    """Return ``count`` rows (count, D) from p(x | the conditions).
+
+    What is asked for exactly is observed, and the rest is drawn given it (:func:`tightbound.complete`); rows outside the ranges
+    are thrown away and others drawn. Raises :class:`DataError` when next to none are inside, :class:`SpecError` for no rows.
+    """
+    if count < 1:
+        raise SpecError("draw_given", (("count", f"expected at least 1, got {count}"),))
+    sites = model.spec.sites
+    x, observed = np.zeros((1, sites.count)), np.zeros((1, sites.count), bool)
+    for condition in given:
+        if condition.exact is not None:
+            x[0, condition.number], observed[0, condition.number] = condition.exact, True
+    row = Dataset(x, sites, observed)
+    ranges = [condition for condition in given if condition.exact is None]
+    kept: list[np.ndarray] = []
+    for number in range(ROUNDS):
+        drawn = complete(model, row, ROUND, draws=CANDIDATES, seed=seed + number * 2**32).x[:, 0]
+        kept.append(drawn[np.logical_and.reduce([condition.holds(drawn) for condition in ranges], initial=True)])
+        found = sum(map(len, kept))
+        if found >= count:
+            return np.concatenate(kept)[:count]
+        if not found and number + 1 == PATIENCE:
+            break
+    tried = ROUND * len(kept)
+    raise DataError(
+        f"{found:,} of {tried:,} rows drawn meet the conditions, {count:,} were asked for: widen them or ask for fewer"
+    )
+
+
+def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> Scores:
+    """Return how plausible rows are, with p-values against ``calibration``: normal rows that the model was not trained on."""
+    value, known = (importance(model, rows, draws=draws, seed=seed).log_evidence for rows in (data, calibration))
+    return Scores(value, conformal_p_values(value, known), surprise(model, data, calibration, draws=draws, seed=seed))
+
+
+def surprise(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing."""
+    cells, usual = (site_scores(model, rows, draws=draws, seed=seed) for rows in (data, calibration))
+    known = np.isfinite(usual).any(axis=0)
+    return np.where(known, np.nanmedian(np.where(known, usual, 0.0), axis=0), np.nan) - cells
+
+
+def score_table(found: Scores, names: Sequence[str], oddest: int = 3) -> dict[str, Any]:
+    """Return scores as columns: log p(x), the p-value, and the cells that are least expected given the others, in nats."""
+    order = np.argsort(np.where(np.isnan(found.surprise), np.inf, -found.surprise), axis=1)[:, :oddest]
+    columns: dict[str, Any] = {"log_p": found.log_evidence.astype(np.float64), "p_value": found.p_value}
+    for place in range(order.shape[1]):
+        at = order[:, place]
+        nats = np.take_along_axis(found.surprise, at[:, None], axis=1)[:, 0].astype(np.float64)
+        columns[f"oddest_{place + 1}"] = [names[j] if np.isfinite(n) else None for j, n in zip(at, nats, strict=True)]
+        columns[f"surprise_{place + 1}"] = nats
+    return columns

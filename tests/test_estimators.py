@@ -1,0 +1,159 @@
+"""The scikit-learn face: all of scikit-learn's own checks, and what a table's user does with it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+import tightbound as tb
+from data_checks import refused
+from tightbound.errors import DataError, FormatError, OutputExistsError, SpecError
+
+ROLES = (tb.VAETransformer, tb.VAEDensity, tb.VAEOutlierDetector, tb.VAEImputer)
+SMALL = {"hidden": (16,), "steps": 60, "random_state": 0}
+
+
+def people(rows: int = 300, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    sex = rng.choice(["F", "M"], rows)
+    table = pd.DataFrame({
+        "age": rng.uniform(18, 80, rows), "sex": sex, "height": np.where(sex == "F", 165, 178) + rng.normal(0, 5, rows),
+        "visits": rng.poisson(30, rows), "smoker": rng.random(rows) < 0.3,
+    })  # fmt: skip
+    table.loc[rng.random(rows) < 0.2, "height"] = np.nan
+    table.loc[rng.random(rows) < 0.1, "sex"] = None
+    return table
+
+
+def correlated(rows: int = 400, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, 1)) @ np.ones((1, 3)) * [1.0, 10.0, -3.0] + 0.3 * rng.normal(size=(rows, 3)) + [0, 500, 0]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_scikit_learns_checks_pass_without_exception(role: type) -> None:
+    results = check_estimator(role(hidden=(16,), steps=30, random_state=0), on_fail=None)
+    failed = [
+        f"{result['check_name']}: {result['exception']}" for result in results if result["status"] not in ("passed", "skipped")
+    ]
+    assert not failed, "\n".join(failed)
+    skipped = {result["check_name"] for result in results if result["status"] == "skipped"}
+    assert skipped <= {"check_array_api_input"}  # for estimators on other array libraries
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, lambda table: pl.from_pandas(table)])
+def test_one_fit_serves_all_roles_on_a_table(make: type) -> None:
+    table = make(people())
+    density = tb.VAEDensity(**SMALL).fit(table)
+    assert np.isfinite(density.score_samples(table)).all() and density.score(table) == pytest.approx(
+        density.score_samples(table).mean()
+    )
+    drawn = density.sample(5)
+    assert drawn.column_names == list(table.columns) and set(drawn["sex"].to_pylist()) <= {"F", "M"}
+    imputer = density.as_role(tb.VAEImputer)
+    filled = imputer.transform(table)
+    assert type(filled) is type(table) and list(filled.columns) == list(table.columns)
+    whole = filled if isinstance(filled, pd.DataFrame) else filled.to_pandas()
+    assert not whole.isna().any().any() and set(whole["sex"]) == {"F", "M"}
+    pd.testing.assert_series_equal(whole["age"], people()["age"])
+    versions = imputer.impute_draws(table, 4)
+    heights = np.array([np.asarray(version["height"], float) for version in versions])
+    missing = people()["height"].isna().to_numpy()
+    assert (heights[:, missing].std(axis=0) > 0).all() and (heights[:, ~missing].std(axis=0) == 0).all()
+    z = density.as_role(tb.VAETransformer).transform(table)
+    assert z.shape == (300, density.model_.spec.latent)
+
+
+def test_densities_are_per_unit_of_the_column() -> None:
+    """Metres for centimetres: the density of a height is a hundred times as large, whatever the model."""
+    table = people()
+    one = tb.VAEDensity(**SMALL, columns={"height": "real"}).fit(table)
+    other = tb.VAEDensity(**SMALL, columns={"height": "real"}).fit(table.assign(height=table["height"] / 100))
+    difference = other.score_samples(table.assign(height=table["height"] / 100)) - one.score_samples(table)
+    expected = np.where(table["height"].isna(), 0.0, np.log(100))
+    np.testing.assert_allclose(difference, expected, atol=2e-3)
+
+
+def test_it_works_in_pipelines_grids_and_column_transformers() -> None:
+    table, target = people(), (people()["age"] > 50).to_numpy()
+    pipeline = make_pipeline(tb.VAETransformer(**SMALL), LogisticRegression())
+    assert pipeline.fit(table, target).score(table, target) > 0.4
+    grid = GridSearchCV(tb.VAEDensity(**SMALL), {"learning_rate": [1e-4, 3e-3]}, cv=2).fit(correlated())
+    assert grid.best_params_["learning_rate"] == 3e-3
+    columns = ColumnTransformer([("vae", tb.VAETransformer(**SMALL, latent=2), ["age", "height"])], remainder="drop")
+    assert columns.fit(table).get_feature_names_out().tolist() == ["vae__vaetransformer0", "vae__vaetransformer1"]
+    named = clone(tb.VAEImputer(**SMALL)).fit(table)
+    assert named.get_feature_names_out().tolist() == list(table.columns)
+    assert tb.VAETransformer(**SMALL).set_output(transform="pandas").fit(table).transform(table).index.equals(table.index)
+
+
+def test_a_refit_compiles_nothing() -> None:
+    """Other numbers of rows, columns within a bucket, learning rates and lengths: no new program."""
+    tb.VAEDensity(**SMALL).fit(correlated()).score_samples(correlated(390))
+    compiled: list[str] = []
+
+    def note(name: str, seconds: float, **_: object) -> None:
+        if name.endswith("backend_compile_duration"):
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    other = tb.VAEDensity(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
+    other.fit(correlated(385)[:, :2]).score_samples(correlated(400)[:, :2])
+    assert not compiled
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_false_alarms_are_as_rare_as_stated(alpha: float) -> None:
+    """2,000 new rows against 200 calibration rows: the rate itself varies by √(α(1 − α)/200); five of that, rate below 1e-6."""
+    detector = tb.VAEOutlierDetector(**SMALL, calibration=0.2, false_alarms=alpha).fit(correlated(1000))
+    new = correlated(2000, seed=1)
+    np.testing.assert_array_equal(detector.predict(new) == -1, detector.p_values(new) <= alpha)
+    rate = np.mean(detector.predict(new) == -1)
+    assert abs(rate - alpha) < 5 * np.sqrt(alpha * (1 - alpha) * (1 / 200 + 1 / 2000)) + 1 / 201
+
+
+def test_odd_rows_are_found_and_the_odd_cell_is_named() -> None:
+    detector = tb.VAEOutlierDetector(hidden=(32,), steps=1500, random_state=0).fit(correlated(1000))
+    odd = correlated(5, seed=2)
+    odd[:, 1] += 40.0  # four deviations, of a column that follows from the others to within a thirtieth of one
+    assert (detector.predict(odd) == -1).all()
+    surprise = detector.surprise(np.concatenate([correlated(200, seed=3), odd]))[-5:]
+    assert (surprise.argmax(axis=1) == 1).all()
+
+
+def test_too_few_rows_to_keep_a_rate_raise_no_alarm() -> None:
+    detector = tb.VAEOutlierDetector(**SMALL, false_alarms=0.01).fit(correlated(60))
+    assert detector.offset_ == -np.inf and (detector.predict(correlated(10) + 1e6) == 1).all()
+
+
+@pytest.mark.parametrize("data", [correlated(), people()], ids=["array", "table"])
+def test_a_saved_estimator_gives_the_same_numbers(tmp_path: Path, data: object) -> None:
+    fitted = tb.VAEOutlierDetector(**SMALL).fit(data)
+    fitted.save(tmp_path / "kept")
+    again = tb.VAEOutlierDetector.load(tmp_path / "kept")
+    np.testing.assert_array_equal(again.score_samples(data), fitted.score_samples(data))
+    np.testing.assert_array_equal(again.p_values(data), fitted.p_values(data))
+    assert again.get_params()["steps"] == 60
+    with pytest.raises(OutputExistsError):
+        fitted.save(tmp_path / "kept")
+    (tmp_path / "kept" / "estimator.json").write_text("{}")
+    with pytest.raises(FormatError):
+        tb.VAEDensity.load(tmp_path / "kept")
+
+
+def test_what_cannot_be_learnt_is_refused() -> None:
+    with refused("infinite values", error=DataError):
+        tb.VAEDensity(**SMALL).fit(people().assign(age=[np.inf, *people()["age"][1:]]))
+    with refused("learning_rate", error=SpecError):
+        tb.VAEDensity(hidden=(16,), learning_rate=-1.0).fit(correlated())
+    with refused("got an array; pass a table", error=DataError):
+        tb.VAEDensity(**SMALL).fit(people()).score_samples(np.zeros((3, 5)))

@@ -1,0 +1,185 @@
+"""Tables of mixed columns: what they are taken for, and that cells become sites and back."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from data_checks import refused
+from tightbound.data.frames import Column, TableSchema, infer
+from tightbound.errors import DataError
+
+ROWS = 60
+RNG = np.random.default_rng(0)
+DAYS = [date(2020, 1, 1) + timedelta(days=int(day)) for day in RNG.integers(0, 900, ROWS)]
+TABLE = {
+    "height": RNG.normal(1.7, 0.1, ROWS).tolist(),
+    "income": np.exp(RNG.normal(10, 1, ROWS)).tolist(),
+    "visits": RNG.poisson(30, ROWS).tolist(),
+    "quality": RNG.integers(3, 9, ROWS).tolist(),
+    "smoker": (RNG.random(ROWS) < 0.3).tolist(),
+    "town": RNG.choice(["Bonn", "Ulm", "Trier"], ROWS).tolist(),
+    "day": DAYS,
+    "moment": [datetime(day.year, day.month, day.day, 13, 30) for day in DAYS],
+    "number": list(range(ROWS)),
+    "key": [f"row {i}" for i in range(ROWS)],
+    "country": ["DE"] * ROWS,
+    "text numbers": [("?" if i % 7 == 0 else str(i / 4)) for i in range(ROWS)],
+}
+MAKERS = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}
+
+
+@pytest.fixture(params=MAKERS)
+def table(request: pytest.FixtureRequest) -> object:
+    return MAKERS[request.param](TABLE)
+
+
+def columns_of(table: object) -> dict[str, list]:
+    return nw.from_native(table, eager_only=True).to_dict(as_series=False)
+
+
+def test_kinds_are_those_of_the_values(table: object) -> None:
+    schema = infer(table)
+    kinds = {column.name: column.kind for column in schema.columns}
+    assert kinds == {
+        "height": "real", "income": "positive", "visits": "count", "quality": "ordinal", "smoker": "boolean",
+        "town": "category", "day": "real", "moment": "real", "text numbers": "real",
+    }  # fmt: skip
+    reasons = {out.name: out.reason for out in schema.left_out}
+    assert "identifier" in reasons["number"] and "identifier" in reasons["key"] and "one value only, DE" in reasons["country"]
+    assert [name for name, *_ in schema.lines()] == list(TABLE) and schema.column("moment").unit.startswith("seconds")
+
+
+def test_cells_become_sites_and_back(table: object) -> None:
+    """Same columns in the same order, same types, same values; identifiers are not invented."""
+    schema = infer(table)
+    data = schema.encode(table)
+    back = schema.decode(np.where(data.observed, data.x, np.nan), like=table)
+    assert type(back) is type(table)
+    found, known = columns_of(back), columns_of(table)
+    assert list(found) == [name for name in TABLE if name not in ("number", "key")]
+    for name, cells in found.items():
+        if name == "text numbers":
+            numbers = [float("nan") if cell is None else float(cell) for cell in cells]
+            expected = [float("nan") if cell == "?" else float(cell) for cell in known[name]]
+            np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+        elif name in ("height", "income"):
+            np.testing.assert_allclose(cells, known[name], rtol=1e-5)
+        elif name == "moment":
+            assert max(abs(a - b) for a, b in zip(cells, known[name], strict=True)) < timedelta(seconds=30)
+        else:
+            assert [str(cell) for cell in cells] == [str(cell) for cell in known[name]]
+    frame, original = (nw.from_native(t, eager_only=True) for t in (back, table))
+    same = {name for name in found if name not in ("moment", "day") and str(frame[name].dtype) == str(original[name].dtype)}
+    assert same == set(found) - {"moment", "day"}
+
+
+def test_only_missing_cells_are_filled(table: object) -> None:
+    frame = nw.from_native(table, eager_only=True)
+    third = nw.new_series("third", [i % 3 == 0 for i in range(ROWS)], nw.Boolean, backend=frame.implementation.value)
+    holed = frame.with_columns(
+        *(nw.when(third).then(nw.lit(None)).otherwise(nw.col(name)).alias(name) for name in ("height", "visits", "town"))
+    )
+    schema = infer(table)
+    filled = columns_of(schema.fill(holed.to_native(), schema.encode(table).x))
+    for name, cells in columns_of(table).items():
+        if name == "height":
+            np.testing.assert_allclose(filled[name], cells, rtol=1e-5)
+        elif name != "text numbers":
+            assert filled[name] == cells
+
+
+def test_markers_nulls_and_nan_are_missing() -> None:
+    table = pl.DataFrame({"a": [1.5, None, float("nan"), 2.5, 0.5], "b": ["x", "?", None, "y", "x"]})
+    observed = infer(table).encode(table).observed
+    assert observed.tolist() == [[True, True], [False, False], [False, False], [True, True], [True, True]]
+
+
+def test_times_with_a_zone_keep_it() -> None:
+    moments = [datetime(2024, 3, day, 12, tzinfo=UTC) for day in (1, 5, 9)]
+    table = pl.DataFrame({"t": moments})
+    schema = infer(table)
+    back = schema.decode(schema.encode(table).x, like=table)
+    assert back["t"].dtype == table["t"].dtype
+    assert max(abs(a - b) for a, b in zip(back["t"].to_list(), moments, strict=True)) < timedelta(seconds=1)
+
+
+def test_columns_are_found_by_name_and_new_levels_are_missing() -> None:
+    schema = infer(pd.DataFrame(TABLE))
+    shuffled = pd.DataFrame(TABLE)[sorted(TABLE)].assign(town=["Rome", *TABLE["town"][1:]], visits=[-1, *TABLE["visits"][1:]])
+    data = schema.encode(shuffled)
+    for name, word in (("town", "Rome"), ("visits", "-1")):
+        at = schema.names.index(name)
+        assert not data.observed[0, at] and data.observed[1:, at].all()
+        assert any(f"'{name}': 1 cells such as {word}" in note for note in data.notes)
+    with refused("no column 'height'", error=DataError):
+        schema.encode(shuffled.drop(columns="height"))
+    with refused("it was left out, it has one value only", error=DataError):
+        schema.column("country")
+
+
+def test_mixed_cells_are_text_and_truth_values_in_objects_are_boolean() -> None:
+    table = pd.DataFrame({"mixed": [1, "a", 2.5, "a"], "truth": pd.Series([True, None, False, True], dtype=object)})
+    schema = infer(table)
+    assert [(column.kind, column.values) for column in schema.columns] == [
+        ("category", ("1", "2.5", "a")),
+        ("boolean", ("False", "True")),
+    ]
+
+
+def test_the_density_of_the_units_is_that_of_the_change() -> None:
+    """log |dx/du| = offset + slope · x, against a difference quotient."""
+    for column in (
+        Column(kind="real", name="u", shift=3.0, scale=2.5),
+        Column(kind="positive", name="u", shift=1.0, scale=0.5),
+    ):
+        u = np.array([0.5, 3.0, 40.0])
+        x = column.encode(u)
+        quotient = (column.encode(u * (1 + 1e-6)) - column.encode(u * (1 - 1e-6))) / (2e-6 * u)
+        np.testing.assert_allclose(column.offset + column.slope * x, np.log(quotient), rtol=1e-6)
+        np.testing.assert_allclose(column.decode(x), u, rtol=1e-12)
+
+
+def test_what_is_named_wins() -> None:
+    table = pd.DataFrame({"size": ["s", "m", "l", "m"], "year": [1990, 1991, 1990, 1995], "note": ["a", "b", "b", "a"]})
+    schema = infer(table, columns={"size": {"kind": "ordinal", "values": ["s", "m", "l"]}, "year": "real", "note": "left-out"})
+    assert schema.column("size").values == ("s", "m", "l") and schema.column("year").kind == "real"
+    assert schema.encode(table).x[:, 0].tolist() == [0, 1, 2, 1] and schema.left_out[0].reason == "as asked for"
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "words"),
+    [
+        ({"a": [1.0, np.inf]}, {}, "infinite"),
+        ({"a": ["x", "y"]}, {"a": "real"}, "holds text"),
+        ({"a": [1.5, -2.0]}, {"a": "positive"}, "not positive"),
+        ({"a": [1.5, 2.0]}, {"a": "count"}, "not of counts"),
+        ({"a": [1.0, 2.0, 3.0]}, {"a": "boolean"}, "a boolean has two"),
+        ({"a": [1.0, 2.0]}, {"b": "real"}, "does not have: b"),
+        ({"a": [1.0, 2.0]}, {"a": "reel"}, "unknown kind 'reel'"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x"]}}, "'y', which values does not name"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "levels": 2}}, "unknown levels"),
+        ({"a": [1.0, 1.0]}, {}, "no column of the table"),
+        ({"a": []}, {}, "no rows"),
+        ({1: [1.0, 2.0]}, {}, "must be text"),
+    ],
+)
+def test_what_does_not_fit_is_refused(table: dict[str, list], columns: dict[str, str], words: str) -> None:
+    with refused(words, error=DataError):
+        infer(pd.DataFrame(table), columns=columns)
+
+
+def test_names_that_occur_twice_and_what_is_no_table_are_refused() -> None:
+    with refused("'a'", error=DataError):
+        infer(pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["a", "a"]))
+    with refused("expected a pandas, polars or pyarrow table, got list", error=DataError):
+        infer([[1.0]])
+
+
+def test_a_schema_survives_json() -> None:
+    schema = infer(pd.DataFrame(TABLE))
+    assert TableSchema.from_json(schema.to_json()) == schema

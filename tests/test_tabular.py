@@ -1,0 +1,207 @@
+"""A table from file to file: what its columns are, a model of them, and the rows that come out."""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import tightbound as tb
+from data_checks import refused
+from running import call
+from tightbound.errors import DataError, SpecError
+from tightbound.tabular import score_table
+
+ROWS = 400
+SCHEMA = 'markers = ["unknown", ""]\n[columns]\nsize = {kind = "ordinal", values = ["s", "m", "l"]}\nheight = "positive"\n'
+
+
+def people(rows: int = ROWS, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    sex = rng.choice(["F", "M"], rows)
+    height = np.where(sex == "F", 165.0, 180.0) + rng.normal(0, 4, rows)
+    size = np.where(height < 165, "s", np.where(height < 178, "m", "l")).astype(object)
+    columns = {
+        "name": [f"person {i}" for i in range(rows)], "sex": sex.astype(object), "height": height.round(1).astype(object),
+        "size": size, "visits": rng.poisson(40, rows).astype(object), "member": rng.random(rows) < 0.5,
+        "country": ["DE"] * rows,
+    }  # fmt: skip
+    for name in ("sex", "height", "visits"):
+        columns[name][rng.random(rows) < 0.1] = None
+    columns["size"][rng.random(rows) < 0.1] = "unknown"
+    return pa.table({name: pa.array(list(cells)) for name, cells in columns.items()})
+
+
+class Learnt(NamedTuple):
+    run: Path
+    folder: Path
+    out: str
+
+
+@functools.cache
+def learnt() -> Learnt:
+    """A run on a table: made once per process, never changed by a test."""
+    folder = Path(tempfile.mkdtemp(prefix="tightbound-table-"))
+    for suffix in ("csv", "parquet"):
+        tb.write_table(folder / f"people.{suffix}", people())
+    (folder / "schema.toml").write_text(SCHEMA)
+    flags = (
+        "--schema",
+        folder / "schema.toml",
+        "--hidden",
+        64,
+        "--steps",
+        3000,
+        "--learning-rate",
+        0.003,
+        "--no-pictures",
+        "--no-diagnosis",
+    )
+    outcome = call("fit", folder / "people.parquet", "--out", folder / "run", *flags)
+    assert outcome.code == 0, outcome.err
+    return Learnt(folder / "run", folder, outcome.out)
+
+
+def test_the_columns_are_shown_before_training() -> None:
+    lines = {line.split()[0]: line for line in learnt().out.splitlines() if line.strip()}
+    assert "left out" in lines["name"] and "identifier" in lines["name"]
+    assert "ordinal" in lines["size"] and "3 values: s, m, l" in lines["size"]
+    assert "positive" in lines["height"] and "one value only, DE" in lines["country"]
+
+
+def test_csv_and_parquet_are_the_same_table() -> None:
+    folder = learnt().folder
+    one, other = (tb.read_table(folder / f"people.{suffix}") for suffix in ("csv", "parquet"))
+    assert one["height"].to_pylist() == other["height"].to_pylist() and one.column_names == other.column_names
+    kinds = [[(column.name, column.kind) for column in tb.infer(table).columns] for table in (one, other)]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_schema_that_is_printed_can_be_read(tmp_path: Path) -> None:
+    folder = learnt().folder
+    printed = call("schema", folder / "people.csv", "--schema", folder / "schema.toml", "--toml")
+    (tmp_path / "again.toml").write_text(printed.out)
+    shown = [
+        call("schema", folder / "people.csv", "--schema", path).out
+        for path in (folder / "schema.toml", tmp_path / "again.toml")
+    ]
+    kinds = [[line.split()[:2] for line in text.splitlines()] for text in shown]
+    assert printed.code == 0 and kinds[0] == kinds[1]
+
+
+def test_imputing_fills_the_holes_and_nothing_else(tmp_path: Path) -> None:
+    run, folder, _ = learnt()
+    outcome = call("impute", run, folder / "people.parquet", "--out", tmp_path / "whole.parquet")
+    assert outcome.code == 0, outcome.err
+    before, after = people(), tb.read_table(tmp_path / "whole.parquet")
+    assert after.schema.equals(before.schema)
+    for name in before.column_names:
+        for old, new in zip(before[name].to_pylist(), after[name].to_pylist(), strict=True):
+            assert new == old or (old in (None, "unknown") and new not in (None, "unknown"))
+    # Sizes follow from heights: most of those imputed are right, by the rule that made them.
+    heights, sizes, holes = after["height"].to_pylist(), after["size"].to_pylist(), before["size"].to_pylist()
+    made = [(height, size) for height, size, hole in zip(heights, sizes, holes, strict=True) if hole == "unknown"]
+    right = [size == ("s" if height < 165 else "m" if height < 178 else "l") for height, size in made]
+    assert np.mean(right) > 0.6
+
+
+def test_several_imputations_differ_in_the_holes(tmp_path: Path) -> None:
+    run, folder, _ = learnt()
+    assert call("impute", run, folder / "people.parquet", "-m", 3, "--out", tmp_path / "three.csv").code == 0
+    table = tb.read_table(tmp_path / "three.csv")
+    assert table.num_rows == 3 * ROWS and table.column_names[0] == "imputation"
+    heights = np.array(table["height"].to_pylist()).reshape(3, ROWS)
+    holes = np.array([cell is None for cell in people()["height"].to_pylist()])
+    assert (heights[:, holes].std(axis=0) > 0).all() and (np.ptp(heights[:, ~holes], axis=0) == 0).all()
+
+
+def test_samples_have_the_columns_and_types_of_the_table(tmp_path: Path) -> None:
+    run, _, _ = learnt()
+    assert call("sample", run, "-n", 50, "--out", tmp_path / "rows.parquet").code == 0
+    drawn, table = tb.read_table(tmp_path / "rows.parquet"), people()
+    assert drawn.column_names == [name for name in table.column_names if name != "name"]
+    assert all(drawn.schema.field(name).type == table.schema.field(name).type for name in drawn.column_names)
+    assert set(drawn["country"].to_pylist()) == {"DE"} and set(drawn["size"].to_pylist()) <= {"s", "m", "l"}
+    assert call("reconstruct", run, learnt().folder / "people.csv", "--out", tmp_path / "back.csv").code == 0
+    assert tb.read_table(tmp_path / "back.csv").num_rows == ROWS
+
+
+def test_rows_meet_what_is_given_and_follow_it(tmp_path: Path) -> None:
+    run, _, _ = learnt()
+    given = "height=150..165,visits=30..,member=True"
+    assert call("sample", run, "-n", 200, "--given", given, "--out", tmp_path / "given.csv").code == 0
+    table = tb.read_table(tmp_path / "given.csv")
+    heights, visits = (np.array(table[name].to_pylist()) for name in ("height", "visits"))
+    assert heights.min() >= 150 and heights.max() <= 165 and visits.min() >= 30 and all(table["member"].to_pylist())
+    # By Bayes' rule nearly all people below 165 cm are women here, and nearly all are of size s.
+    assert np.mean(np.array(table["sex"].to_pylist()) == "F") > 0.8
+    assert np.mean(np.array(table["size"].to_pylist()) == "s") > 0.7
+
+
+def test_odd_rows_have_small_p_values_and_the_cell_that_is_odd(tmp_path: Path) -> None:
+    run, _, _ = learnt()
+    odd = people(20, seed=5).to_pydict()
+    odd["visits"] = [400] * 20
+    tb.write_table(tmp_path / "odd.csv", pa.table(odd))
+    assert call("score", run, tmp_path / "odd.csv", "--out", tmp_path / "scores.csv").code == 0
+    scores = tb.read_table(tmp_path / "scores.csv")
+    assert max(scores["p_value"].to_pylist()) < 0.1
+    assert np.mean(np.array(scores["oddest_1"].to_pylist()) == "visits") > 0.9
+    assert min(scores["surprise_1"].to_pylist()) > 5.0
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "error"),
+    [
+        ("height", "expected COLUMN=VALUE", SpecError),
+        ("weight=3", "there is no column 'weight'", DataError),
+        ("name=person 1", "it was left out", DataError),
+        ("sex=X", "has no value 'X'; it has F, M", DataError),
+        ("sex=F..M", "has no order", DataError),
+        ("height=tall", "is of numbers, got 'tall'", DataError),
+        ("height=-3", "cannot be -3", DataError),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(given: str, words: str, error: type) -> None:
+    schema = tb.infer(people(), columns={"height": "positive"})
+    with refused(words, error=error):
+        tb.conditions(schema, given)
+
+
+def test_conditions_that_nothing_meets_are_refused(tmp_path: Path) -> None:
+    run, _, _ = learnt()
+    outcome = call("sample", run, "-n", 5, "--given", "visits=100000..", "--out", tmp_path / "none.csv")
+    assert outcome.code == 2 and "rows drawn meet the conditions" in outcome.err and not list(tmp_path.iterdir())
+
+
+def test_dates_are_conditions_too() -> None:
+    from datetime import date, timedelta
+
+    days = [date(2024, 1, 1) + timedelta(days=7 * i) for i in range(50)]
+    schema = tb.infer(pa.table({"day": days}))
+    (condition,) = tb.conditions(schema, "day=2024-02-01..2024-03-01")
+    x = schema.encode(pa.table({"day": days})).x
+    assert [days[i] for i in np.flatnonzero(condition.holds(x))] == [
+        day for day in days if date(2024, 2, 1) <= day <= date(2024, 3, 1)
+    ]
+
+
+def test_a_row_without_cells_has_nothing_odd() -> None:
+    scores = tb.Scores(np.zeros(1), np.ones(1), np.array([[np.nan, np.nan]]))
+    assert score_table(scores, ("a", "b"), 1)["oddest_1"] == [None]
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    run, folder, _ = learnt()
+    np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+    assert "is no table" in call("schema", tmp_path / "x.npy").err
+    assert "is no table" in call("impute", run, tmp_path / "x.npy", "--out", tmp_path / "y.csv").err
+    assert "must end in .csv, .tsv or .parquet" in call("score", run, folder / "people.csv", "--out", tmp_path / "y.txt").err
+    (tmp_path / "bad.toml").write_text("[column]\n")
+    outcome = call("fit", folder / "people.csv", "--schema", tmp_path / "bad.toml", "--out", tmp_path / "run")
+    assert outcome.code == 2 and "column: is not part of a schema (allowed: markers, [columns])" in outcome.err
+    outcome = call("fit", "digits", "--schema", folder / "schema.toml", "--out", tmp_path / "run")
+    assert outcome.code == 2 and "is not read as a table of columns" in outcome.err
