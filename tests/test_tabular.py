@@ -11,7 +11,7 @@ import pytest
 
 import tightbound as tb
 from data_checks import refused
-from running import call
+from running import call, sha256
 from tightbound.errors import DataError, SpecError
 from tightbound.tabular import score_table
 
@@ -90,6 +90,14 @@ def test_a_schema_that_is_printed_can_be_read(tmp_path: Path) -> None:
     ]
     kinds = [[line.split()[:2] for line in text.splitlines()] for text in shown]
     assert printed.code == 0 and kinds[0] == kinds[1]
+
+
+def test_the_spec_of_a_run_starts_the_same_run_again(tmp_path: Path) -> None:
+    run, folder, _ = learnt()
+    (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
+    flags = ("--spec", tmp_path / "spec.toml", "--no-pictures", "--no-diagnosis", "--draws", 5)
+    outcome = call("fit", folder / "people.parquet", "--out", tmp_path / "again", *flags)
+    assert outcome.code == 0 and sha256(tmp_path / "again") == sha256(run), outcome.err
 
 
 def test_imputing_fills_the_holes_and_nothing_else(tmp_path: Path) -> None:

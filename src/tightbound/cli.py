@@ -473,21 +473,17 @@ def impute(
     trust: Trust = None,
 ) -> None:
     """Fill the missing cells of a table: with what is expected given the other cells, or with draws from p(missing | seen)."""
-    settings, files, completion = _part("settings"), _part("data.tablefiles"), _part("completion")
-    stored = _part("store").read_run(run)
-    schema = settings.table_of(stored)
-    _part("outputs").check_output(out, files.TABLE_FORMATS)
-    table, model = files.read_table(data), stored.model(trust=trust or ())
-    rows = schema.encode(table, source=data)
+    files, completion = _part("data.tablefiles"), _part("completion")
+    stored, schema, table, rows = _table_for(run, data, out)
+    model = stored.model(trust=trust or ())
     if imputations:
         drawn = completion.complete(model, rows, imputations, draws=draws, seed=seed)
         filled = files.stacked([schema.fill(table, x) for x in drawn.x], "imputation")
     else:
         filled = schema.fill(table, completion.impute(model, rows, draws=draws, seed=seed))
     files.write_table(out, filled)
-    missing = 0 if rows.observed is None else int((~rows.observed).sum())
     times = f", {imputations} times: column 'imputation' tells them apart" if imputations else ""
-    typer.echo(f"{out}: {len(rows):,} rows, {missing:,} cells filled{times}")
+    typer.echo(f"{out}: {len(rows):,} rows, {schema.holes(table):,} cells filled{times}")
     for note in rows.notes:
         _complain(f"note: {note}")
 
@@ -503,12 +499,9 @@ def score(
     trust: Trust = None,
 ) -> None:
     """Say how odd the rows of a table are: log p(x), a p-value, and the cells that are least expected given the others."""
-    settings, files, tabular = _part("settings"), _part("data.tablefiles"), _part("tabular")
-    stored = _part("store").read_run(run)
-    schema = settings.table_of(stored)
-    _part("outputs").check_output(out, files.TABLE_FORMATS)
-    rows = schema.encode(files.read_table(data), source=data)
-    calibration, part = settings.evaluated_rows(stored)
+    files, tabular = _part("data.tablefiles"), _part("tabular")
+    stored, schema, _, rows = _table_for(run, data, out)
+    calibration, part = _part("settings").evaluated_rows(stored)
     found = tabular.scores(stored.model(trust=trust or ()), rows, calibration, draws=draws, seed=seed)
     files.write_table(out, files.as_table(tabular.score_table(found, schema.names, oddest)))
     typer.echo(
@@ -562,6 +555,16 @@ def info(
         face.model(stored.spec, stored.summary["parameters"])
         face.table("run", _facts(stored))
         face.numbers(stored.summary)
+
+
+def _table_for(run: Path, data: str, out: Path) -> tuple[Any, Any, Any, Any]:
+    """Return a run, its schema, the table in a file and its rows, once it is known that the output can be written."""
+    files = _part("data.tablefiles")
+    stored = _part("store").read_run(run)
+    schema = _part("settings").table_of(stored)
+    _part("outputs").check_output(out, files.TABLE_FORMATS)
+    table = files.read_table(data)
+    return stored, schema, table, schema.encode(table, source=data)
 
 
 def _row_writer(out: Path, stored: Any, *, drawn: bool = False) -> Callable[[Any], None]:

@@ -136,7 +136,6 @@ class _Estimator(BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.non_deterministic = False
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -313,7 +312,8 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
 
     A share ``calibration`` of the rows is kept out of training. The p-value of a row is the share of them that is as
     improbable (:func:`tightbound.conformal_p_values`); it is an outlier, −1, when that is at most ``false_alarms``. Of rows
-    like those it was fitted on at most that share is called so, however good or bad the model is.
+    like those it was fitted on at most that share is called so, however good or bad the model is; with weights, a row that
+    counts several times may stand on both sides, and the rate is no longer sure.
     """
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:

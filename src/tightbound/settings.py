@@ -421,7 +421,8 @@ def _fields(part: Spec, *, explain: bool = False) -> Iterator[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_value(item)}" for name, item in value.items()) + "}"
+        known = {name: item for name, item in value.items() if item is not None}  # TOML has no word for none
+        return "{" + ", ".join(f"{json.dumps(name)} = {_value(item)}" for name, item in known.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)

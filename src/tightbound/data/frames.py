@@ -211,6 +211,11 @@ class TableSchema(Spec):
         series = {name: _series(name, *known[name], backend) for name in self.order if name in known}
         return nw.from_dict(series).to_native()
 
+    def holes(self, table: Any) -> int:
+        """Return the number of missing cells in the columns that a model sees."""
+        frame = as_frame(table)
+        return sum(int((~Cells(frame[name], self.markers).seen).sum()) for name in self.names)
+
     def fill(self, table: Any, x: np.ndarray) -> Any:
         """Return a table with its missing cells filled from sites (n, D), everything else as it stands."""
         frame = as_frame(table)
@@ -334,13 +339,15 @@ class Cells:
     @property
     def boolean(self) -> bool:
         """Whether all cells are true or false, 1 or 0."""
-        words = set(map(str, self.distinct()))
-        return self.dtype == "Boolean" or words <= {"0.0", "1.0"} or words <= {"True", "False"}
+        return self.dtype == "Boolean" or set(self.distinct()[:3]) <= (
+            {"False", "True"} if self.numbers is None else {0.0, 1.0}
+        )
 
     def distinct(self) -> list[Any]:
         """Return the different values that are seen, in order."""
-        cells = self.text if self.numbers is None else self.numbers
-        return sorted(set(cells[self.seen].tolist()))
+        if self.numbers is None:
+            return sorted(set(self.text[self.seen].tolist()))
+        return np.unique(self.numbers[self.seen]).tolist()
 
     def looked_up(self, codes: dict[str, float]) -> np.ndarray:
         """Return the code of every cell's word, NaN where it has none or is missing."""
@@ -456,15 +463,14 @@ def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
         return None if tells_apart else "category"
     if cells.dtype.partition("(")[0] in UNITS:
         return "real"
-    whole = all(float(value).is_integer() for value in values)
-    if whole and values[0] >= 0:
+    numbers = cells.numbers[cells.seen]
+    if values[0] >= 0 and np.all(np.floor(numbers) == numbers):
         if len(values) <= FEW_LEVELS and values[-1] <= LARGEST_LEVEL:
             return "ordinal"
         if count >= FEWEST_FOR_IDENTIFIER and len(values) == count == values[-1] - values[0] + 1:
             return None
         if values[-1] <= LARGEST_COUNT:
             return "count"
-    numbers = cells.numbers[cells.seen]
     if values[0] > 0 and _skewness(numbers) > max(SKEWED, abs(_skewness(np.log(numbers)))):
         return "positive"
     return "real"
@@ -488,9 +494,9 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         return Column(values=words, **given)
     if cells.numbers is None:
         raise DataError(f"column '{name}' holds text such as {found[0]!r}, and cannot be of kind '{kind}'")
-    numbers = cells.numbers[cells.seen]
+    numbers = np.sort(cells.numbers[cells.seen])  # sums in one order, whatever that of the rows
     if kind == "count":
-        if found[0] < 0 or found[-1] > LARGEST_COUNT or not all(float(value).is_integer() for value in found):
+        if found[0] < 0 or found[-1] > LARGEST_COUNT or np.any(np.floor(numbers) != numbers):
             raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
         return Column(**given)
     if kind == "positive":
