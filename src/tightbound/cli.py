@@ -1,4 +1,4 @@
-"""The terminal face: fit, evaluate, encode, reconstruct, sample, info.
+"""The terminal face: fit, evaluate, diagnose, encode, reconstruct, sample, impute, score, schema, info.
 
 Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
 """
