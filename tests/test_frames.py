@@ -1,6 +1,7 @@
 """Tables of mixed columns: what they are taken for, and that cells become sites and back."""
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -97,6 +98,30 @@ def test_markers_nulls_and_nan_are_missing() -> None:
     table = pl.DataFrame({"a": [1.5, None, float("nan"), 2.5, 0.5], "b": ["x", "?", None, "y", "x"]})
     observed = infer(table).encode(table).observed
     assert observed.tolist() == [[True, True], [False, False], [False, False], [True, True], [True, True]]
+
+
+def test_missing_values_of_pandas_own_types_are_missing() -> None:
+    table = pd.DataFrame({
+        "i": pd.array([1, None, 30, 77], dtype="Int64"), "b": pd.array([True, None, False, True], dtype="boolean"),
+        "c": pd.Categorical(["x", None, "y", "x"]), "f": pd.array([1.5, None, 2.5, 9.25], dtype="Float64"),
+        "s": pd.array(["a", None, "b", "a"], dtype="string"),
+        "t": pd.to_datetime(["2020-01-01", None, "2021-05-05", "2020-06-06"]),
+    })  # fmt: skip
+    schema = infer(table)
+    assert [column.kind for column in schema.columns] == ["count", "boolean", "category", "real", "category", "real"]
+    data = schema.encode(table)
+    assert not data.observed[1].any() and data.observed[[0, 2, 3]].all()
+    filled = schema.fill(table, np.where(data.observed, data.x, data.x[0]))
+    pd.testing.assert_frame_equal(filled.iloc[[0, 2, 3]], table.iloc[[0, 2, 3]], check_dtype=False)
+    assert filled["i"][1] == 1 and filled["c"][1] == "x" and not filled.isna().any().any()
+
+
+def test_exact_decimals_become_numbers() -> None:
+    table = pl.DataFrame({"price": [Decimal("1.50"), None, Decimal("2.25")], "small": pl.Series([1, None, 9], dtype=pl.UInt8)})
+    schema = infer(table)
+    filled = schema.fill(table, schema.encode(table).x)
+    assert filled["price"].to_list()[::2] == [1.5, 2.25] and filled["price"].null_count() == 0
+    assert filled["small"].dtype == pl.UInt8
 
 
 def test_times_with_a_zone_keep_it() -> None:

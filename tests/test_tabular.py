@@ -161,6 +161,13 @@ def test_odd_rows_have_small_p_values_and_the_cell_that_is_odd(tmp_path: Path) -
     assert min(scores["surprise_1"].to_pylist()) > 5.0
 
 
+def test_no_row_is_drawn_twice() -> None:
+    """More rows than one round gives: heights, which are real numbers, never repeat."""
+    schema = tb.infer(people(), columns={"size": {"kind": "ordinal", "values": ["s", "m", "l", "unknown"]}})
+    x = tb.draw_given(tb.load_model(learnt().run), tb.conditions(schema, "visits=30.."), 3000)
+    assert len(np.unique(x[:, schema.names.index("height")])) == 3000
+
+
 @pytest.mark.parametrize(
     ("given", "words", "error"),
     [

@@ -128,7 +128,8 @@ def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: in
     ranges = [condition for condition in given if condition.exact is None]
     kept: list[np.ndarray] = []
     for number in range(ROUNDS):
-        drawn = complete(model, row, ROUND, draws=CANDIDATES, seed=seed + number * 2**32).x[:, 0]
+        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        drawn = complete(model, row, ROUND, draws=CANDIDATES, seed=own).x[:, 0]
         kept.append(drawn[np.logical_and.reduce([condition.holds(drawn) for condition in ranges], initial=True)])
         found = sum(map(len, kept))
         if found >= count:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -320,12 +320,14 @@ class Cells:
         if dtype == nw.Object and all(type(cell) is date for cell in series.drop_nulls().to_list()):
             self.dtype = "Date"  # pandas has no type of its own for days
         if dtype == nw.Boolean:
-            self.numbers = np.array([math.nan if cell is None else float(cell) for cell in series.to_list()])
+            self.numbers = self._each(series, float)
         elif dtype.is_numeric():
-            self.numbers = series.cast(nw.Float64).to_numpy().astype(np.float64)
+            numbers = series.cast(nw.Float64).to_numpy()
+            # Columns of pandas with a missing value of their own come as objects.
+            self.numbers = self._each(series, float) if numbers.dtype == object else numbers.astype(np.float64)
             self.seen &= ~np.isnan(self.numbers)
         elif self.dtype.partition("(")[0] in UNITS:
-            self.numbers = np.array([math.nan if cell is None else seconds_or_days(cell) for cell in series.to_list()])
+            self.numbers = self._each(series, seconds_or_days)
         else:
             cells = series.to_list()
             self.text = np.array(
@@ -335,6 +337,9 @@ class Cells:
             self.numbers = _as_numbers(self.text, self.seen)
         if self.numbers is not None:
             self.numbers = np.where(self.seen, self.numbers, np.nan)
+
+    def _each(self, series: nw.Series[Any], number: Callable[[Any], float]) -> np.ndarray:
+        return np.array([number(cell) if seen else math.nan for cell, seen in zip(series.to_list(), self.seen, strict=True)])
 
     @property
     def boolean(self) -> bool:
@@ -407,6 +412,8 @@ def _typed(value: Any, dtype: str) -> Any:
 def _series(name: str, values: list[Any], dtype: str, backend: Any) -> Any:
     """Return a column of the type that it was read with; types that cannot be named again are left to the library."""
     short = dtype.partition("(")[0]
+    if short == "Decimal":  # what is computed has no decimals that are exact
+        short, values = "Float64", [None if value is None else float(value) for value in values]
     missing = any(value is None for value in values)
     if short == "Datetime":
         zone = re.search(r"time_zone='(.*?)'", dtype)
