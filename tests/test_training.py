@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ import tightbound as tb
 from tightbound.errors import DataError, FormatError, TrainingError
 from tightbound.model import Model, to_arrays
 from tightbound.training import loop
+from tightbound.training.adam import scale_by_adam
 from tightbound.training.loop import Trainer, epoch_order, stream
 from tightbound.training.packing import Packing
 
@@ -154,3 +156,20 @@ def test_the_learning_rate_rises_and_falls() -> None:
     values = np.array([float(rates.learning_rate(step)) for step in range(101)])
     assert values[0] == pytest.approx(0.05) and values.max() == pytest.approx(0.5) and values[-1] == pytest.approx(0.05)
     assert np.all(np.diff(values[:10]) > 0) and np.all(np.diff(values[11:]) < 0)
+
+
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.0, 0.95)])
+def test_our_adam_is_that_of_the_library_to_rounding(beta1: float, beta2: float) -> None:
+    weights = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4)}
+    ours, library = scale_by_adam(jnp.float32(beta1), jnp.float32(beta2)), optax.scale_by_adam(beta1, beta2)
+    state, known = ours.init(weights), library.init(weights)
+    for step in range(20):
+        # Gradients of very different lengths, and none at all, where only ε keeps the quotient finite.
+        gradient = jax.tree.map(
+            lambda w, step=step: jax.random.normal(jax.random.key(step), w.shape) * 10.0 ** (step % 7 - 3), weights
+        )
+        gradient["b"] = gradient["b"].at[0].set(0.0)
+        given, state = ours.update(gradient, state, weights)
+        expected, known = library.update(gradient, known, weights)
+        for found, wanted in zip(jax.tree.leaves((given, state)), jax.tree.leaves((expected, known)), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-30)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
 
 from tightbound.spec import Spec
+from tightbound.training.adam import scale_by_adam
 
 __all__ = ["Plan", "Rates"]
 
@@ -104,7 +105,7 @@ class Rates(NamedTuple):
     def optimiser(self, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
         """Return AdamW at a learning rate; matrices decay, vectors (biases, scales) do not."""
         return optax.chain(
-            optax.scale_by_adam(self.beta1, self.beta2),
+            scale_by_adam(self.beta1, self.beta2),
             optax.add_decayed_weights(self.weight_decay, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
             optax.scale_by_learning_rate(learning_rate),
         )
