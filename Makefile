@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	mkdir -p $(dir $(RUN))
 	$(BIN)/tightbound fit digits --out $(RUN)
 
-# Tests that compile much and compute little run without XLA's optimiser, which takes a third off them.
+# Tests that compile much and compute little run without XLA's optimiser, sooner.
 test: check
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest -n 2 -m compiling
 	$(BIN)/python -m pytest -n 2 -m "not compiling"

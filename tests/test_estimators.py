@@ -16,7 +16,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import tightbound as tb
 from data_checks import refused
-from tightbound.errors import DataError, FormatError, OutputExistsError, SpecError
+from tightbound.errors import DataError, FormatError, OutputExistsError, SpecError, StoreError
+from tightbound.model import to_arrays
 
 ROLES = (tb.VAETransformer, tb.VAEDensity, tb.VAEOutlierDetector, tb.VAEImputer)
 SMALL = {"hidden": (16,), "steps": 60, "random_state": 0}
@@ -98,7 +99,6 @@ def test_it_works_in_pipelines_grids_and_column_transformers() -> None:
 
 def test_a_refit_compiles_nothing() -> None:
     """Other numbers of rows, columns within a bucket, learning rates and lengths: no new program."""
-    tb.VAEDensity(**SMALL).fit(correlated()).score_samples(correlated(390))
     compiled: list[str] = []
 
     def note(name: str, seconds: float, **_: object) -> None:
@@ -106,9 +106,26 @@ def test_a_refit_compiles_nothing() -> None:
             compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(note)
+    tb.VAEDensity(**SMALL).fit(correlated()).score_samples(correlated(390))
+    jax.jit(lambda x: x * 7.0 + 3.0)(np.zeros(5))
+    assert compiled  # what is counted is still called so
+    compiled.clear()
     other = tb.VAEDensity(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
     other.fit(correlated(385)[:, :2]).score_samples(correlated(400)[:, :2])
     assert not compiled
+
+
+@pytest.mark.parametrize("data", [pd.DataFrame(correlated()), people()], ids=["array", "table"])
+def test_order_of_rows_and_weights_for_repetitions_do_not_change_a_bit(data: pd.DataFrame) -> None:
+    def learnt(rows: pd.DataFrame, **more: object) -> dict[str, bytes]:
+        given = rows.to_numpy() if "sex" not in rows else rows
+        fitted = tb.VAEDensity(**SMALL).fit(given, **more)
+        return {name: array.tobytes() for name, array in to_arrays(fitted.model_).items()}
+
+    order = np.random.default_rng(1).permutation(len(data))
+    assert learnt(data.iloc[order]) == learnt(data)
+    weights = np.arange(len(data)) % 3
+    assert learnt(data, sample_weight=weights) == learnt(data.iloc[np.repeat(np.arange(len(data)), weights)])
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
@@ -149,6 +166,21 @@ def test_a_saved_estimator_gives_the_same_numbers(tmp_path: Path, data: object) 
     (tmp_path / "kept" / "estimator.json").write_text("{}")
     with pytest.raises(FormatError):
         tb.VAEDensity.load(tmp_path / "kept")
+
+
+def test_saving_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = tb.VAEDensity(hidden=(16,), steps=5, random_state=np.int64(3)).fit(correlated())
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("tightbound.estimators.write_json", fail)
+    with pytest.raises(StoreError, match="nothing was left behind"):
+        fitted.save(tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    fitted.save(tmp_path / "kept")
+    assert tb.VAEDensity.load(tmp_path / "kept").random_state == 3
 
 
 def test_what_cannot_be_learnt_is_refused() -> None:

@@ -208,3 +208,59 @@ def test_names_that_occur_twice_and_what_is_no_table_are_refused() -> None:
 def test_a_schema_survives_json() -> None:
     schema = infer(pd.DataFrame(TABLE))
     assert TableSchema.from_json(schema.to_json()) == schema
+
+
+def spiky(rows: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Gains that are mostly none or capped, hours that are mostly forty, prices of two decimals, weights of many digits."""
+    rng = np.random.default_rng(seed)
+    gains = np.where(rng.random(rows) < 0.8, 0.0, np.minimum(np.exp(rng.normal(7, 2, rows)), 5000.0))
+    hours = np.where(rng.random(rows) < 0.5, 40, rng.integers(1, 90, rows))
+    prices = np.round(rng.gamma(40.0, 0.05, rows), 2)
+    return pd.DataFrame({"gain": gains, "hours": hours, "price": prices, "weight": rng.normal(size=rows)})
+
+
+def test_numbers_that_occur_again_and_again_are_atoms_and_rounded_ones_have_a_step() -> None:
+    schema = infer(spiky())
+    found = {column.name: (column.kind, column.atoms, column.step) for column in schema.columns}
+    assert found == {
+        "gain": ("real", (0.0, 5000.0), 0.0), "hours": ("real", (40.0,), 1.0), "price": ("real", (), 0.01),
+        "weight": ("real", (), 0.0),
+    }  # fmt: skip
+    contents = {name: text for name, _, text in schema.lines()}
+    assert contents["gain"] == "real numbers; often 0, 5000" and contents["hours"] == "real numbers; in steps of 1; often 40"
+
+
+def test_atoms_come_back_exactly_and_numbers_between_steps_do_not_come_at_all() -> None:
+    table = spiky()
+    schema = infer(table)
+    back = schema.decode(schema.encode(table).x, like=table)
+    assert (back["gain"] == 0.0).equals(table["gain"] == 0.0) and (back["gain"] == 5000.0).equals(table["gain"] == 5000.0)
+    pd.testing.assert_series_equal(back["price"], table["price"])
+    pd.testing.assert_series_equal(back["hours"], table["hours"])
+    between = schema.decode(schema.encode(table).x + np.array([0.01, 0.01, 0.01, 0.01]))
+    prices = np.asarray(between["price"])
+    np.testing.assert_allclose(prices, np.round(prices, 2), rtol=1e-12)
+
+
+def test_log_units_leave_out_what_has_a_probability() -> None:
+    table = spiky()
+    schema = infer(table)
+    per_row = schema.log_units(schema.encode(table, units=False))
+    gain, weight = schema.column("gain"), schema.column("weight")
+    free = ~table["gain"].isin([0.0, 5000.0]).to_numpy()
+    np.testing.assert_allclose(per_row, free * gain.offset + weight.offset, rtol=1e-6)
+
+
+def test_what_is_named_wins_over_atoms_and_steps() -> None:
+    named = infer(spiky(), columns={"gain": {"kind": "real", "atoms": []}, "price": {"kind": "real", "step": 0.5}})
+    assert named.column("gain").atoms == () and named.column("price").step == 0.5
+    assert infer(spiky(), columns={"hours": "count"}).column("hours").atoms == ()
+    with refused("no numbers besides its atoms", error=DataError):
+        infer(pd.DataFrame({"a": [1.0, 2.0, 1.0]}), columns={"a": {"kind": "real", "atoms": [1.0, 2.0]}})
+
+
+def test_units_are_round_numbers_that_folds_share() -> None:
+    schemas = [infer(spiky(1000, seed)) for seed in range(3)]
+    for name in ("hours", "price", "weight"):
+        assert len({(schema.column(name).shift, schema.column(name).scale) for schema in schemas}) == 1
+        assert np.log2(schemas[0].column(name).scale).is_integer()

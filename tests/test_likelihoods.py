@@ -137,3 +137,29 @@ def test_levels_decode_to_their_mean_and_categories_to_the_most_probable() -> No
         mass = np.exp(np.stack([model.likelihood(z).log_prob(jnp.full(4, v)) for v in range(4)]))
         expected = np.arange(4) @ mass if name == "categorical-levels" else mass.argmax(axis=0)
         assert np.allclose(model.decode(z), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [tb.Categorical(rank=2), tb.Categorical()])
+def test_many_categories_cost_the_decoder_a_few_numbers(spec: tb.Categorical) -> None:
+    levels = 5 if spec.rank else 300
+    sites = Sites(kind="category", shape=(2,), levels=levels, sizes=(levels, levels - 2))
+    head = spec.build(sites, key=jax.random.key(1))
+    assert head.parameter_shape == (2 if spec.rank else 32, 2)
+    h = jax.random.normal(jax.random.key(2), head.parameter_shape)
+    logits = np.stack([head.embedding[d] @ h[:, d] + head.bias[d] for d in range(2)])
+    logits[1, -2:] = -np.inf
+    expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    np.testing.assert_allclose(head(h).probs, expected, atol=1e-6)
+
+
+def test_contract_of_embedded_categories() -> None:
+    check_likelihood(tb.Categorical(rank=2), Sites(kind="category", shape=(3,), levels=4))
+
+
+def test_networks_tell_many_categories_apart() -> None:
+    sites = Sites(kind="category", shape=(1,), levels=10_000)
+    codes = np.asarray(jax.vmap(lambda x: sites.features(x, None, None, None))(jnp.arange(10_000.0)[:, None]))
+    assert codes.shape == (10_000, *sites.feature_shape) and codes.shape[1] < 100
+    some = codes[::25]
+    distances = np.linalg.norm(some[:, None] - some[None], axis=2) + 10.0 * np.eye(len(some))
+    assert distances.min() > 0.3

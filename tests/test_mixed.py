@@ -11,7 +11,7 @@ from scipy import integrate, stats
 import tightbound as tb
 from data_checks import refused
 from parts import PARTS
-from tightbound.distributions import Joined, LogisticMixture, OrderedLogistic, diagonal_gaussian
+from tightbound.distributions import Joined, LogisticMixture, Measured, OrderedLogistic, diagonal_gaussian, log_mass
 from tightbound.errors import DataError, SpecError, SupportError
 
 SITES = tb.Sites(kind="mixed", shape=(4,), parts=PARTS, missing=True)  # category, levels, real, count
@@ -70,11 +70,91 @@ def test_the_density_is_per_unit_of_what_the_user_measured() -> None:
 
 def test_joined_distributions_keep_the_order_of_the_sites() -> None:
     first, second = diagonal_gaussian(jnp.array([1.0, 2.0]), jnp.ones(2)).base_dist, mixture()
-    joined = Joined((first, second), (2, 0, 1), jnp.zeros(3), jnp.zeros(3))
+    joined = Joined((first, second), (2, 0, 1))
     x = jnp.array([5.0, 6.0, 7.0])  # the mixture's site first, then those of the first part
     expected = [second.log_prob(x[:1])[0], *first.log_prob(x[1:])]
     np.testing.assert_allclose(joined.log_prob(x), expected, rtol=1e-6)
     np.testing.assert_allclose(joined.mean, [second.mean[0], 1.0, 2.0], rtol=1e-6)
+
+
+def smooth(family: str) -> object:
+    """A mixture, or a normal distribution, of one site."""
+    return mixture() if family == "mixture" else diagonal_gaussian(jnp.array([0.5]), jnp.array([0.8])).base_dist
+
+
+@pytest.mark.parametrize("family", ["mixture", "normal"])
+@pytest.mark.parametrize("width", [1e-4, 0.05, 0.7, 4.0, 60.0])
+def test_the_probability_of_an_interval_is_the_integral_of_the_density(family: str, width: float) -> None:
+    """Far out, too, where the distribution function is 0 or 1 to single precision, and for intervals wide and narrow."""
+    x = smooth(family)
+    for middle in (-300.0, -9.0, -1.0, 0.3, 2.5, 7.0, 1e4):
+        points = middle + width * np.linspace(-0.5, 0.5, 4001)
+        log_density = np.asarray(jax.vmap(x.log_prob)(jnp.asarray(points[:, None], jnp.float32)), np.float64)[:, 0]
+        if family == "normal":  # in double precision: single has no such numbers
+            log_density = stats.norm.logpdf(points, 0.5, np.float64(np.float32(0.8)))
+        largest = log_density.max()
+        expected = largest + np.log(integrate.simpson(np.exp(log_density - largest), x=points - middle))
+        found = float(log_mass(x, jnp.full(1, middle), jnp.full(1, width))[0])
+        assert found == pytest.approx(expected, rel=2e-5, abs=1e-3), (middle, found, expected)
+
+
+ATOMS = (0.0, 2.5)
+
+
+def measured(width: float, atoms: tuple[float, ...], seed: int = 0) -> Measured:
+    part = tb.Part(columns=(0,), sites=tb.Sites(kind="real", shape=(1,)), width=(width,), atoms=(atoms,))
+    head = tb.Columns().build(tb.Sites(kind="mixed", shape=(1,), parts=(part,)))
+    return head(jax.random.normal(jax.random.key(seed), head.parameter_shape)).parts[0]
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5])
+@pytest.mark.parametrize("atoms", [(), ATOMS])
+def test_atoms_and_rounded_numbers_have_probabilities_that_sum_to_one(width: float, atoms: tuple[float, ...]) -> None:
+    x = measured(width, atoms)
+    grid = np.arange(-4e4, 4e4 + 1) * 0.5 if width else np.sinh(np.linspace(-14, 14, 400_001)) + 1e-3
+    mass = np.exp(np.asarray(jax.vmap(x.log_prob)(jnp.asarray(grid[:, None], jnp.float32)), np.float64))[:, 0]
+    at_atoms = np.exp(np.asarray(jax.vmap(x.log_prob)(jnp.array([[atom] for atom in atoms]).reshape(-1, 1)), np.float64))
+    total = mass.sum() if width else np.trapezoid(mass, grid) + at_atoms.sum()
+    assert total == pytest.approx(1.0, abs=2e-3)
+    if atoms:
+        assert (at_atoms[:, 0] >= np.exp(np.asarray(x.log_weights, np.float64))[0, 1:] * (1 - 1e-6)).all()
+
+
+@pytest.mark.parametrize("atoms", [(), ATOMS])
+def test_draws_are_at_atoms_as_often_as_stated_and_follow_the_smooth_part_elsewhere(atoms: tuple[float, ...]) -> None:
+    """20,000 draws: five standard errors for every atom, Kolmogorov-Smirnov at 1e-6 for the rest."""
+    x = measured(0.5, atoms)
+    drawn = np.asarray(x.sample(jax.random.key(1), (20_000,)))[:, 0]
+    weights = np.exp(np.asarray(x.log_weights))[0]
+    for atom, weight in zip(atoms, weights[1:], strict=True):
+        assert abs(np.mean(drawn == np.float32(atom)) - weight) < 5 * np.sqrt(weight / 20_000)
+    rest = drawn[~np.isin(drawn, np.array(atoms, np.float32))]
+    assert stats.kstest(np.asarray(x.smooth.cdf(jnp.asarray(rest[:, None])))[:, 0], "uniform").pvalue > 1e-6
+    expected = weights[0] * float(x.smooth.mean[0]) + float(np.dot(weights[1:], atoms))
+    assert float(x.mean[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_atoms_have_marks_of_their_own_and_no_part_in_the_statistics() -> None:
+    part = tb.Part(columns=(0, 1), sites=tb.Sites(kind="real", shape=(2,)), atoms=((0.0,), (1.0, 7.0)))
+    sites = tb.Sites(kind="mixed", shape=(2,), parts=(part,), missing=True)
+    x = np.array([[0.0, 7.0], [2.0, 3.0], [4.0, 1.0], [0.0, 5.0]])
+    data = tb.Dataset(x, sites, observed=np.array([[True, True], [True, True], [True, True], [False, True]]))
+    np.testing.assert_allclose(data.statistics().mean, [3.0, 4.0])
+    seen = [np.asarray(sites.features(jnp.asarray(row), jnp.asarray(mask), *data.statistics()[:2])) for row, mask in zip(
+        x.astype(np.float32), data.observed, strict=True
+    )]  # fmt: skip
+    marks = np.array(seen)[:, 2:6]
+    np.testing.assert_array_equal(marks, [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_gradients_stay_finite_far_out_and_with_atoms() -> None:
+    for width in (0.0, 0.5):
+        part = tb.Part(columns=(0,), sites=tb.Sites(kind="real", shape=(1,)), width=(width,), atoms=(ATOMS,))
+        head = tb.Columns().build(tb.Sites(kind="mixed", shape=(1,), parts=(part,)))
+        for x in (0.0, 1e-6, -3e4, 1e6):
+            slope = jax.grad(lambda h, x=x, head=head: jnp.sum(head(h).log_prob(jnp.full(1, x))))
+            for h in (jnp.zeros(head.parameter_shape), 30.0 * jax.random.normal(jax.random.key(2), head.parameter_shape)):
+                assert np.isfinite(np.asarray(slope(h))).all(), (width, x)
 
 
 def test_statistics_are_those_of_each_kind() -> None:
@@ -121,9 +201,15 @@ def test_parts_that_do_not_make_up_x_are_refused(fields: dict[str, object], word
     [
         ({"sites": SITES}, "sites of one kind"),
         ({"columns": (0, 1)}, "expected 2 plain sites"),
-        ({"offset": (1.0, 2.0)}, "offset and slope for each"),
-        ({"sites": tb.Sites(kind="count", shape=(1,)), "offset": (1.0,), "slope": (0.0,)}, "only real sites have units"),
+        ({"offset": (1.0, 2.0)}, "offset, slope, width and atoms for each"),
+        (
+            {"sites": tb.Sites(kind="count", shape=(1,)), "offset": (1.0,), "slope": (0.0,)},
+            "only real sites have units, widths and atoms",
+        ),
         ({"sites": tb.Sites(kind="real", shape=(1,), missing=True)}, "plain sites"),
+        ({"width": (-1.0,)}, "at least 0"),
+        ({"width": (0.5,), "offset": (1.0,)}, "a probability and no density"),
+        ({"sites": tb.Sites(kind="count", shape=(1,)), "atoms": ((1.0,),)}, "only real sites have units"),
     ],
 )
 def test_a_part_is_of_one_kind_and_size(fields: dict[str, object], words: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -63,6 +64,51 @@ def learnt() -> Learnt:
     outcome = call("fit", folder / "people.parquet", "--out", folder / "run", *flags)
     assert outcome.code == 0, outcome.err
     return Learnt(folder / "run", folder, outcome.out)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_tables_of_every_library_are_written(tmp_path: Path, library: str, suffix: str) -> None:
+    table = people(20)
+    given = {"pandas": table.to_pandas, "polars": lambda: pl.from_arrow(table), "pyarrow": lambda: table}[library]()
+    tb.write_table(tmp_path / f"people.{suffix}", given)
+    assert tb.read_table(tmp_path / f"people.{suffix}")["sex"].to_pylist() == table["sex"].to_pylist()
+
+
+def test_a_table_is_written_under_the_name_of_one_only(tmp_path: Path) -> None:
+    with refused("is no table; supported: .csv, .tsv, .parquet", error=DataError):
+        tb.write_table(tmp_path / "people.txt", people(3))
+    with refused("expected a pandas, polars or pyarrow table, got list", error=DataError):
+        tb.write_table(tmp_path / "people.csv", [1, 2])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_column_holds_far_down_decides_on_its_type(tmp_path: Path) -> None:
+    """More than the first megabyte, by which pyarrow would decide."""
+    cells = [str(number % 100) for number in range(400_000)]
+    (tmp_path / "long.csv").write_text("a,b\n" + "".join(f"{cell},{cell}\n" for cell in cells) + "0.5,late\n")
+    table = tb.read_table(tmp_path / "long.csv")
+    assert table["a"].to_pylist()[-1] == 0.5 and table["b"].to_pylist()[-2:] == ["99", "late"]
+
+
+def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ragged.csv").write_text('a,b\n1,"two\nlines"\n1\n')
+    with refused("line 4: 1 cells, expected 2", error=DataError):
+        tb.read_table(tmp_path / "ragged.csv")
+
+
+@pytest.mark.parametrize("word", ["", "?", "NA", "n/a", "NaN", "NULL", "None", "none"])
+def test_the_usual_marks_are_missing_whatever_their_case(tmp_path: Path, word: str) -> None:
+    (tmp_path / "marked.csv").write_text(f"number,word\n1.5,a\n{word},{word}\n2.5,b\n")
+    for table in (tb.read_table(tmp_path / "marked.csv"), pa.table({"number": ["1.5", word, "2.5"], "word": ["a", word, "b"]})):
+        schema = tb.infer(table, columns={"number": "real"})
+        assert schema.encode(table).observed.tolist() == [[True] * 2, [False] * 2, [True] * 2]
+
+
+def test_missing_cells_of_a_table_are_refused_on_request(tmp_path: Path) -> None:
+    run = ("--out", tmp_path / "run", "--steps", 2, "--no-pictures", "--no-diagnosis")
+    outcome = call("fit", learnt().folder / "people.csv", "--missing", "refuse", *run)
+    assert outcome.code == 2 and "missing cells; fill them" in outcome.err and not (tmp_path / "run").exists()
 
 
 def test_the_columns_are_shown_before_training() -> None:
@@ -159,6 +205,8 @@ def test_odd_rows_have_small_p_values_and_the_cell_that_is_odd(tmp_path: Path) -
     assert max(scores["p_value"].to_pylist()) < 0.1
     assert np.mean(np.array(scores["oddest_1"].to_pylist()) == "visits") > 0.9
     assert min(scores["surprise_1"].to_pylist()) > 5.0
+    stated = [error for error in scores["log_p_se"].to_pylist() if error is not None]
+    assert all(0.0 <= error < 2.0 for error in stated)
 
 
 def test_no_row_is_drawn_twice() -> None:
@@ -205,7 +253,7 @@ def test_dates_are_conditions_too() -> None:
 
 
 def test_a_row_without_cells_has_nothing_odd() -> None:
-    scores = tb.Scores(np.zeros(1), np.ones(1), np.array([[np.nan, np.nan]]))
+    scores = tb.Scores(np.zeros(1), np.zeros(1), np.ones(1), np.array([[np.nan, np.nan]]))
     assert score_table(scores, ("a", "b"), 1)["oddest_1"] == [None]
 
 

@@ -16,7 +16,7 @@ from common import HERE, Contestant, markdown, race, ratio, write
 from images import ImageProblem
 from peers import PYTHAE, peer_python
 
-ROUNDS = 5
+HEATS, ROUNDS = 4, 4
 PROBLEMS = (
     ImageProblem((28, 28, 1), (32, 64), 20, 128, 2048),
     ImageProblem((64, 64, 3), (32, 64, 128, 256), 64, 128, 256),
@@ -41,7 +41,7 @@ def contestants(problem: ImageProblem) -> list[Contestant]:
 def main() -> None:
     measured = {}
     for problem in PROBLEMS:
-        rates = race(contestants(problem), ROUNDS)
+        rates = race(contestants(problem), ROUNDS, HEATS)
         lines = [
             {
                 "name": name,

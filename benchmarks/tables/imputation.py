@@ -37,7 +37,7 @@ TABLES = {
     "concrete": ("concrete.txt", None),
     "red wine": ("winequality-red.csv", ","),
 }
-# Mattei & Frellsen 2019, table 2: means over five repetitions of their own masks.
+# As published by Mattei & Frellsen (2019): means over five repetitions of their own masks.
 PUBLISHED = {"banknote": 0.446, "concrete": 0.501, "red wine": 0.643}
 SETTINGS: dict[str, Any] = {
     "hidden": (128, 128), "latent": 10, "steps": 4000, "batch_size": 64, "weight_decay": 1e-3, "validation": 0.0, "draws": 2000,

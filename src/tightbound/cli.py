@@ -236,7 +236,9 @@ def fit(
         str | None, _option("What values are: binary, levels, category, count or real.", panel=DATA, metavar="NAME")
     ] = None,
     levels: Annotated[int | None, _option("Number of levels or categories.", panel=DATA)] = None,
-    missing: Annotated[str | None, _option("refuse or mask missing cells.", panel=DATA, metavar="NAME")] = None,
+    missing: Annotated[
+        str | None, _option("refuse or mask missing cells; arrays refuse, tables mask.", panel=DATA, metavar="NAME")
+    ] = None,
     binarise: Annotated[
         str | None, _option("Turn grey levels into bits: dynamic, fixed or threshold.", panel=DATA, metavar="NAME")
     ] = None,
@@ -562,7 +564,7 @@ def _table_for(run: Path, data: str, out: Path) -> tuple[Any, Any, Any, Any]:
     files = _part("data.tablefiles")
     stored = _part("store").read_run(run)
     schema = _part("settings").table_of(stored)
-    _part("outputs").check_output(out, files.TABLE_FORMATS)
+    _part("outputs").check_output(out, _part("data.load").TABLE_SUFFIXES)
     table = files.read_table(data)
     return stored, schema, table, schema.encode(table, source=data)
 
@@ -572,7 +574,7 @@ def _row_writer(out: Path, stored: Any, *, drawn: bool = False) -> Callable[[Any
     outputs, sites = _part("outputs"), stored.spec.sites
     if sites.kind == "mixed" and out.suffix != ".npy":
         table, files = _part("settings").table_of(stored), _part("data.tablefiles")
-        outputs.check_output(out, (".npy", *files.TABLE_FORMATS))
+        outputs.check_output(out, (".npy", *_part("data.load").TABLE_SUFFIXES))
         return lambda rows: files.write_table(out, table.decode(rows))
     outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if drawn and sites.is_image else outputs.ROW_FORMATS)
     return lambda rows: outputs.write_rows(out, outputs.compact(rows, sites) if drawn else rows, sites, _names(stored))

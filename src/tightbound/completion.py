@@ -24,6 +24,7 @@ from tightbound.rows import Row, Rows, RowSource, over_blocks, place, require_fi
 __all__ = ["Completions", "complete", "conformal_p_values", "impute", "site_scores"]
 
 BLOCK = 16  # rows, with all their draws, at once
+LARGEST_BLOCK = 2**26  # probabilities of levels, of all draws and sites, in a block
 
 
 class Completions(NamedTuple):
@@ -93,6 +94,8 @@ def _over(
     if draws < 2:
         raise SpecError("completion", (("draws", f"expected at least 2, got {draws}"),))
     require_fixed(model.spec.sites, data)
+    levels = sum(part.sites.count * max(part.sites.levels, 1) for part in model.spec.sites.pieces)
+    block = max(1, min(block, LARGEST_BLOCK // (draws * levels)))
     return over_blocks(function, place(data), len(data.x), block, model, jax.random.key(seed), math.ceil(draws / 2), *more)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.scipy.special import logsumexp
+from jax.scipy.special import log_ndtr, logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
@@ -23,6 +23,7 @@ __all__ = [
     "GaussianMixture",
     "Joined",
     "LogisticMixture",
+    "Measured",
     "NegativeBinomial",
     "OrderedLogistic",
     "Poisson",
@@ -31,6 +32,7 @@ __all__ = [
     "centre",
     "diagonal_gaussian",
     "kl",
+    "log_mass",
     "positive",
     "stop",
     "training_log_prob",
@@ -404,10 +406,116 @@ class LogisticMixture(dist.Distribution):
         below = jnp.concatenate([jax.nn.sigmoid(y[..., :-1]), student], axis=-1)
         return jnp.sum(jnp.exp(self.log_weights) * below, axis=-1)
 
+    def log_mass(self, x: Array, width: Array) -> Array:
+        """Return log P(|X − x| < width/2) in nats for x of shape (…, D), without differences of nearly equal numbers."""
+        y, w = (x[..., None] - self.loc) / self.scale, width[..., None] / self.scale
+        logistic, student = (y[..., :-1], w[..., :-1]), (y[..., -1:], w[..., -1:])
+        bells = _log_mass_of_logistic(*logistic)
+        masses = jnp.concatenate([bells, _log_mass_of_student(*student)], axis=-1)
+        return logsumexp(self.log_weights + masses, axis=-1)
+
     @property
     def mean(self) -> Array:
         """E[x] = Σ_k w_k loc_k."""
         return jnp.sum(jnp.exp(self.log_weights) * self.loc, axis=-1)
+
+
+def _log_mass_of_logistic(y: Array, width: Array) -> Array:
+    """σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)) for a, b = y ∓ width/2."""
+    half = 0.5 * width
+    return jax.nn.log_sigmoid(half + y) + jax.nn.log_sigmoid(half - y) + jnp.log(-jnp.expm1(-width))
+
+
+def _log_mass_of_student(y: Array, width: Array) -> Array:
+    """By Simpson's rule where the interval is a small part of √(2 + y²), over which the density varies; else by the tails."""
+    a, b = jnp.abs(y) - 0.5 * width, jnp.abs(y) + 0.5 * width
+    density, survival = [], []
+    for end in (a, b):
+        root = jnp.hypot(end, 2.0**0.5)
+        density.append(root**-3)
+        survival.append(jnp.where(end > 0, 1.0 / (root * (root + jnp.abs(end))), 0.5 - 0.5 * end / root))
+    narrow = width * (density[0] + 4.0 * jnp.hypot(y, 2.0**0.5) ** -3 + density[1]) / 6.0
+    return jnp.log(jnp.where(width < 0.2 * jnp.hypot(y, 2.0**0.5), narrow, survival[0] - survival[1]))
+
+
+def _log_mass_of_normal(y: Array, width: Array) -> Array:
+    """By the expansion of the density where it hardly varies over the interval, else by the distribution function, low side."""
+    y = jnp.abs(y)
+    near, far = y - 0.5 * width, y + 0.5 * width
+    is_narrow, is_tail = width * jnp.maximum(y, 1.0) < 0.2, near > 8.0
+    bend = jnp.where(is_narrow, (y**2 - 1.0) * width**2 / 24.0, 0.0)
+    narrow = -0.5 * y**2 - _HALF_LOG_TWO_PI + jnp.log(width) + jnp.log1p(bend)
+    below = log_ndtr(-near)
+    # Far out the ends are one number in single precision; there the distribution function falls as the density over y.
+    ratio = jnp.where(is_tail, -y * width - jnp.log1p(width / jnp.where(is_tail, near, 1.0)), log_ndtr(-far) - below)
+    return jnp.where(is_narrow, narrow, below + jnp.log(-jnp.expm1(jnp.where(is_narrow, -1.0, ratio))))
+
+
+def log_mass(distribution: dist.Distribution, x: Array, width: Array) -> Array:
+    """Return log P(|X − x| < width/2) in nats, of a normal distribution or one that has a ``log_mass`` of its own."""
+    if isinstance(distribution, dist.Normal):
+        return _log_mass_of_normal((x - distribution.loc) / distribution.scale, width / distribution.scale)
+    return distribution.log_mass(x, width)
+
+
+class Measured(dist.Distribution):
+    """Real sites as they are measured: densities per unit of the user, rounded values, values with a probability of their own.
+
+    ``smooth`` is a distribution over x, batch shape (D,). offset + slope · x is added to its log-densities, log |dx/du| of a
+    change to units u; where ``width`` is positive its probability of [x − width/2, x + width/2] takes their place. With
+    probability exp(``log_weights``[:, 1 + a]) x is ``atoms``[:, a] (D, A), else it is drawn from ``smooth``; NaN is no atom.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real
+    pytree_data_fields = ("smooth", "offset", "slope", "width", "log_weights", "atoms")
+    pytree_aux_fields = ("rounded",)
+
+    def __init__(
+        self,
+        smooth: dist.Distribution,
+        units: tuple[Float[Array, "D"], Float[Array, "D"], Float[Array, "D"]],
+        logits: Float[Array, "D A+1"],
+        atoms: Float[Array, "D A"],
+        rounded: bool,
+    ) -> None:
+        self.smooth, self.atoms, self.rounded = smooth, atoms, rounded
+        self.offset, self.slope, self.width = units
+        no_atom = jnp.pad(jnp.isnan(atoms), ((0, 0), (1, 0)))
+        self.log_weights = jax.nn.log_softmax(jnp.where(no_atom, -jnp.inf, logits), axis=-1)
+        super().__init__(smooth.batch_shape, (), validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw what x is, then the number if it is no atom."""
+        choose, draw = jax.random.split(key)
+        smooth = self.smooth.sample(draw, sample_shape)
+        if not self.atoms.size:
+            return smooth
+        chosen = jax.random.categorical(choose, self.log_weights, shape=smooth.shape)
+        values = jnp.broadcast_to(self.atoms, (*smooth.shape, self.atoms.shape[-1]))
+        atom = jnp.take_along_axis(values, jnp.maximum(chosen - 1, 0)[..., None], axis=-1)[..., 0]
+        return jnp.where(chosen > 0, atom, smooth)
+
+    def log_prob(self, x: Array, intermediates: object = None) -> Array:
+        """Return log-densities, or log-probabilities, in nats for x of shape (…, D)."""
+        smooth = self.smooth.log_prob(x) + self.offset + self.slope * x
+        if self.rounded:
+            mass = log_mass(self.smooth, x, jnp.where(self.width > 0, self.width, 1.0))
+            smooth = jnp.where(self.width > 0, mass, smooth)
+        if not self.atoms.size:
+            return smooth
+        smooth = smooth + self.log_weights[:, 0]
+        at = x[..., None] == self.atoms
+        hit = jnp.any(at, axis=-1)
+        atom = jnp.sum(jnp.where(at, self.log_weights[:, 1:], 0.0), axis=-1)
+        # A density adds nothing to the probability of a single number; the probability of an interval does.
+        return jnp.where(hit, jnp.where(self.width > 0, jnp.logaddexp(smooth, atom), atom), smooth)
+
+    @property
+    def mean(self) -> Array:
+        """E[x]."""
+        weights = jnp.exp(self.log_weights)
+        return weights[:, 0] * self.smooth.mean + jnp.sum(weights[:, 1:] * jnp.nan_to_num(self.atoms), axis=-1)
 
 
 class OrderedLogistic(dist.Distribution):
@@ -455,18 +563,15 @@ class OrderedLogistic(dist.Distribution):
 class Joined(dist.Distribution):
     """Independent distributions over different sites of one x as one distribution, batch shape (D,).
 
-    ``order`` (D,) says where each site stands when the sites of all ``parts`` are lined up; ``offset`` and ``slope``, of the
-    lined-up sites, are added as offset + slope · x to the log-densities: log |du/dx|⁻¹ of a change to other units u.
+    ``order`` (D,) says where each site stands when the sites of all ``parts`` are lined up.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    pytree_data_fields = ("parts", "offset", "slope")
+    pytree_data_fields = ("parts",)
     pytree_aux_fields = ("order",)
 
-    def __init__(
-        self, parts: tuple[dist.Distribution, ...], order: tuple[int, ...], offset: Float[Array, "D"], slope: Float[Array, "D"]
-    ) -> None:
-        self.parts, self.order, self.offset, self.slope = parts, order, offset, slope
+    def __init__(self, parts: tuple[dist.Distribution, ...], order: tuple[int, ...]) -> None:
+        self.parts, self.order = parts, order
         super().__init__((len(order),), (), validate_args=False)
 
     @property
@@ -485,7 +590,7 @@ class Joined(dist.Distribution):
         lined_up = jnp.take(x, np.argsort(self.order), axis=-1)
         splits = np.cumsum([part.batch_shape[0] for part in self.parts])[:-1]
         each = [part.log_prob(values) for part, values in zip(self.parts, jnp.split(lined_up, splits, axis=-1), strict=True)]
-        return self.ordered([jnp.concatenate(each, axis=-1) + self.offset + self.slope * lined_up])
+        return self.ordered(each)
 
     @property
     def mean(self) -> Array:

@@ -26,7 +26,7 @@ from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema, infer
 from tightbound.errors import DataError, FormatError
 from tightbound.evidence.importance import importance
-from tightbound.files import read_json, refuse_existing, write_json
+from tightbound.files import read_json, write_folder, write_json
 from tightbound.inference import decode, embed, sample
 from tightbound.likelihoods import Columns, LogisticMixture
 from tightbound.model import VAE, Model
@@ -44,6 +44,7 @@ __all__ = ["VAEDensity", "VAEImputer", "VAEOutlierDetector", "VAETransformer"]
 WIDTH = 8  # arrays of few columns are padded to a multiple, so that few programs are compiled
 WIDEST = 64
 ENOUGH_DRAWS, MANY_HOLES = 20, 0.05
+PLANNED = ("epochs", "steps", "batch_size", "learning_rate", "weight_decay")  # parameters that are the plan's
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,8 @@ class _Estimator(BaseEstimator):
         latent = default_latent(data.sites) if self.latent is None else self.latent
         likelihood = Columns() if data.sites.parts else LogisticMixture()
         spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, likelihood=likelihood)
-        given = {name: getattr(self, name) for name in ("batch_size", "learning_rate")}
-        given |= {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
-        plan = default_plan(Plan(epochs=self.epochs, steps=self.steps, seed=seed, **given), len(rows))
+        asked = {name: getattr(self, name) for name in PLANNED}
+        plan = default_plan(Plan(seed=seed, **{k: v for k, v in asked.items() if v is not None}), len(rows))
         model = spec.build(run_key(seed), rows.statistics()._replace(examples=None))
         for progress in train(model, self._objective(rows), rows, plan, validation=checked if len(checked) else None):
             self.model_, self.n_iter_ = progress.model, progress.step
@@ -241,19 +241,27 @@ class _Estimator(BaseEstimator):
         return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted estimator to a folder, as JSON and safetensors; raise an error when it exists."""
+        """Write the fitted estimator to a folder, as JSON and safetensors, whole or not at all.
+
+        Raises :class:`OutputExistsError` when the folder exists, and :class:`StoreError` when it cannot be written.
+        """
         check_is_fitted(self)
-        path = Path(path)
-        refuse_existing(path)
-        known, schema = self._fitted(), self.schema_
+        schema, params, fitted = self.schema_, self.get_params(), self._fitted()
         table = schema.model_dump(mode="json") if isinstance(schema, TableSchema) else vars(schema)
-        save_model(self.model_, path / "model.safetensors")
-        params = self.get_params()
-        if not isinstance(params["random_state"], int | None):
-            params["random_state"] = None
-        fitted = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in known.items()}
-        fitted = {name: value for name, value in fitted.items() if name not in ("model_", "schema_")}
-        write_json(path / "estimator.json", {"role": type(self).__name__, "params": params, "fitted": fitted, "schema": table})
+        if isinstance(params["random_state"], np.random.RandomState):
+            params["random_state"] = None  # a generator that has moved on cannot be asked for the same again
+        stored = {
+            "role": type(self).__name__,
+            "params": {name: _plain(value) for name, value in params.items()},
+            "fitted": {name: _plain(value) for name, value in fitted.items() if name not in ("model_", "schema_")},
+            "schema": table,
+        }
+
+        def write(folder: Path) -> None:
+            save_model(self.model_, folder / "model.safetensors")
+            write_json(folder / "estimator.json", stored)
+
+        write_folder(Path(path), write)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -349,6 +357,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
     def transform(self, X: Any) -> Any:
         """Return X with its missing cells filled."""
         return self.impute(X)
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers and arrays as those of Python, which JSON can hold."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _is_table(X: Any) -> bool:

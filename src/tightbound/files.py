@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from tightbound.errors import FormatError, OutputExistsError, StoreError
 
-__all__ = ["read_json", "refuse_existing", "write_bytes", "write_json", "write_with"]
+__all__ = ["read_json", "refuse_existing", "write_bytes", "write_folder", "write_json", "write_with"]
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -38,6 +39,29 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a folder under a temporary name and rename it to ``path``: all of its files are there, or none.
+
+    Raises :class:`OutputExistsError` when the path exists, and :class:`StoreError` when it cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        write(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(path)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -16,6 +16,7 @@ Numbers of bits or nats compare only between models of the same sites under the 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple, Self
 
@@ -28,7 +29,10 @@ from pydantic import Field, model_validator
 from tightbound.errors import SupportError
 from tightbound.spec import Spec
 
-__all__ = ["Kind", "Measure", "Part", "Sites", "Statistics"]
+__all__ = ["CODE", "MANY_LEVELS", "Kind", "Measure", "Part", "Sites", "Statistics"]
+
+MANY_LEVELS = 128  # above, one number per level is too many: networks see codes of CODE numbers
+CODE = 32
 
 Kind = Literal["binary", "levels", "category", "count", "real", "mixed"]
 Measure = Literal["counting", "lebesgue", "mixed"]
@@ -49,19 +53,35 @@ class Statistics(NamedTuple):
 class Part(Spec):
     """Those of the sites of one x that are of one kind: where they are in x, and what they are.
 
-    A real site may be a change of units of what the user measured, u ↦ x; with log |dx/du| = ``offset`` + ``slope`` · x
-    the density p(u) = p(x) |dx/du| is per unit of u.
+    A real site may be a change of units of what the user measured, u ↦ x; with log |dx/du| = ``offset`` + ``slope`` · x the
+    density p(u) = p(x) |dx/du| is per unit of u. A real site of ``width`` w > 0 was rounded: x stands for all numbers within
+    w/2 of it, and has their probability instead of a density. ``atoms`` are values of a real site that occur again and again,
+    such as zeros and caps: each has a probability of its own.
     """
 
     columns: tuple[int, ...] = Field(min_length=1)
     sites: Sites
     offset: tuple[float, ...] = ()
     slope: tuple[float, ...] = ()
+    width: tuple[float, ...] = ()
+    atoms: tuple[tuple[float, ...], ...] = ()
 
     @property
     def at(self) -> np.ndarray:
         """The columns as an index into x."""
         return np.asarray(self.columns)
+
+    @property
+    def atom_table(self) -> np.ndarray:
+        """The atoms as float32 (d, A), NaN where a site has fewer than another."""
+        table = np.full((len(self.columns), max(map(len, self.atoms))), np.nan, np.float32)
+        for row, atoms in zip(table, self.atoms, strict=True):
+            row[: len(atoms)] = atoms
+        return table
+
+    def at_atoms(self, x: np.ndarray) -> np.ndarray:
+        """Return which cells of x (n, d) of this part are at atoms."""
+        return np.any(np.asarray(x, np.float32)[..., None] == self.atom_table, axis=-1)
 
     @model_validator(mode="before")
     @classmethod
@@ -70,17 +90,22 @@ class Part(Spec):
         if not isinstance(columns, list | tuple):
             return given  # to be refused with the name of the field
         zeros = (0.0,) * len(columns)
-        return {"offset": zeros, "slope": zeros, **given}
+        return {"offset": zeros, "slope": zeros, "width": zeros, "atoms": ((),) * len(columns), **given}
 
     @model_validator(mode="after")
     def _of_one_size(self) -> Self:
         count = len(self.columns)
         if self.sites.shape != (count,) or self.sites.kind == "mixed" or self.sites.missing or self.sites.exposure:
             raise ValueError(f"expected {count} plain sites of one kind, got {self.sites.describe()}")
-        if not len(self.offset) == len(self.slope) == count:
-            raise ValueError(f"expected offset and slope for each of {count} columns")
-        if self.sites.kind != "real" and (any(self.offset) or any(self.slope)):
-            raise ValueError("only real sites have units")
+        of_sites = (self.offset, self.slope, self.width, self.atoms)
+        if any(len(values) != count for values in of_sites):
+            raise ValueError(f"expected offset, slope, width and atoms for each of {count} columns")
+        if self.sites.kind != "real" and any(map(any, (self.offset, self.slope, self.width, map(len, self.atoms)))):
+            raise ValueError("only real sites have units, widths and atoms")
+        if min(self.width) < 0:
+            raise ValueError(f"a width is at least 0, got {min(self.width)}")
+        if any(width and (offset or slope) for offset, slope, width in zip(*of_sites[:3], strict=True)):
+            raise ValueError("a rounded site has a probability and no density, so that its offset and slope are 0")
         return self
 
 
@@ -161,8 +186,10 @@ class Sites(Spec):
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of what a network sees of one example: the last axis carries one-hot codes and missing marks."""
         if self.parts:
-            return (sum(part.sites.feature_shape[0] for part in self.parts) + self.count * self.missing,)
-        channels = (self.levels if self.kind == "category" else 1) + self.missing
+            atoms = sum(part.atom_table.size for part in self.parts)
+            return (sum(part.sites.feature_shape[0] for part in self.parts) + atoms + self.count * self.missing,)
+        codes = (self.levels if self.levels <= MANY_LEVELS else CODE) if self.kind == "category" else 1
+        channels = codes + self.missing
         *grid, last = self.shape
         return (*grid, last * channels)
 
@@ -171,13 +198,21 @@ class Sites(Spec):
     ) -> Array:
         """Return what a network sees of one example, of shape ``feature_shape``.
 
-        Sites are centred and divided by the training scale (counts after log(1 + x)), categories become one-hot codes;
-        an unobserved site reads 0 in every code and 1 in its missing mark, whatever its cell held.
+        Sites are centred and divided by the training scale (counts after log(1 + x)), categories become one-hot codes, or
+        random directions when they have many levels, of which the first layer makes an embedding;
+        atoms of real sites have a mark each; an unobserved site reads 0 in every code and 1 in its missing mark, whatever its
+        cell held.
         """
         if self.parts:
             return self._features_of_parts(x, observed, mean, scale)
         if self.kind == "category":
-            codes = jax.nn.one_hot(x.astype(jnp.int32), self.levels)
+            many = self.levels > MANY_LEVELS
+            level = x.astype(jnp.int32)
+            codes = (
+                jnp.take(jnp.asarray(directions(self.levels)), level, axis=0, mode="clip")
+                if many
+                else jax.nn.one_hot(level, self.levels)
+            )
         elif self.kind == "count":
             codes = jnp.log1p(x)[:, None]
         else:
@@ -195,8 +230,9 @@ class Sites(Spec):
             part.sites.features(x[part.at], None if observed is None else seen[part.at], mean[part.at], scale[part.at])
             for part in self.parts
         ]
+        atoms = [jnp.ravel((x[part.at, None] == part.atom_table) & seen[part.at, None]) for part in self.parts]
         marks = [1.0 - seen.astype(jnp.float32)] if self.missing else []
-        return jnp.concatenate([*features, *marks])
+        return jnp.concatenate([*features, *(atom.astype(jnp.float32) for atom in atoms), *marks])
 
     def check(self, x: np.ndarray, observed: np.ndarray | None = None, names: tuple[str, ...] = ()) -> None:
         """Raise :class:`SupportError`, naming columns and values, when a row has a value that these sites cannot take."""
@@ -252,6 +288,12 @@ class Sites(Spec):
 
 
 Part.model_rebuild()
+
+
+@functools.cache
+def directions(count: int) -> np.ndarray:
+    """Return fixed random vectors (count, CODE) of length near 1, no two of them alike: codes of many levels."""
+    return (np.random.default_rng(0).standard_normal((count, CODE)) / math.sqrt(CODE)).astype(np.float32)
 
 
 def _bad_values(sites: Sites, rows: np.ndarray, bad: np.ndarray, names: tuple[str, ...]) -> str:

@@ -62,13 +62,13 @@ class DataOptions(Spec):
     """How a source is read and divided: the options of :func:`tightbound.load`, and the fractions held out.
 
     A file of columns is a table whose columns differ in kind, unless an option says what all of its cells are; ``table``
-    is what its columns were taken for.
+    is what its columns were taken for. Missing cells are refused in arrays and masked in tables, unless ``missing`` says so.
     """
 
     kind: Kind | None = None
     levels: int | None = None
     binarise: Binarisation | None = None
-    missing: Missing = "refuse"
+    missing: Missing | None = None
     resize: tuple[int, int] | None = None
     grey: bool = False
     array: str | None = None
@@ -90,7 +90,7 @@ class DataOptions(Spec):
             raise DataError(f"'{source}' is not read as a table of columns, so --schema says nothing about it")
         names = ("kind", "levels", "missing", "resize", "grey", "array", "label", "exposure", "shape")
         options = {name: getattr(self, name) for name in names}
-        data = load(source, **options)
+        data = load(source, **{name: value for name, value in options.items() if value is not None})
         sites = data.sites
         known = self.replace(kind=sites.kind, levels=sites.levels or None, missing="mask" if sites.missing else "refuse")
         return (data.with_binarisation(self.binarise, seed) if self.binarise else data), known
@@ -107,6 +107,9 @@ class DataOptions(Spec):
         leave = [] if self.label is None else [self.label]
         schema = self.table or infer(frame, **{**columns, "leave": [*columns.get("leave", ()), *leave]})
         labels = np.asarray(frame[self.label]) if self.label in frame.column_names else None
+        holes = schema.holes(frame) if self.missing == "refuse" else 0
+        if holes:
+            raise DataError(f"'{source}' has {holes:,} missing cells; fill them, or leave out missing='refuse' to mask them")
         return schema.encode(frame, source=str(source), labels=labels), self.replace(table=schema)
 
 
@@ -288,7 +291,8 @@ def read_schema(path: Path) -> Tables:
     """Return what a file says of the columns of a table, as arguments of :func:`tightbound.infer`.
 
     ``markers`` are the words for missing cells; ``[columns]`` has a kind for a column's name, or a table with ``kind`` and
-    ``values``. Raises :class:`~tightbound.errors.SpecError` when the file cannot be read or has other fields.
+    ``values``, ``atoms`` or ``step``. Raises :class:`~tightbound.errors.SpecError` when the file cannot be read or has other
+    fields.
     """
     tables = _toml(path)
     unknown = sorted(set(tables) - {"columns", "markers"})
@@ -302,8 +306,11 @@ def schema_toml(schema: TableSchema) -> str:
     lines = [f"markers = {_value(list(schema.markers))}", "", "[columns]"]
     known = {column.name: column for column in schema.columns}
     for name, kind, contents in schema.lines():
-        values = known[name].values if name in known else ()
-        shown = {"kind": kind, "values": list(values)} if kind in ("ordinal", "category") else kind.replace(" ", "-")
+        column = known.get(name)
+        values = column.values if column else ()
+        shown: Any = {"kind": kind, "values": list(values)} if kind in ("ordinal", "category") else kind.replace(" ", "-")
+        if column and (column.atoms or column.step):
+            shown = {"kind": kind, "step": column.step, "atoms": list(column.atoms)}
         lines.append(f"{json.dumps(name, ensure_ascii=False)} = {_value(shown)}" + ("" if values else f"  # {contents}"))
     return "\n".join([*lines, ""])
 

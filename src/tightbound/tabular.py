@@ -47,11 +47,13 @@ class Condition(NamedTuple):
 class Scores(NamedTuple):
     """How plausible rows are: log p(x) (n,) from below in nats, conformal p-values (n,), and what is odd about them.
 
+    ``se`` (n,) is the standard error of log p(x), NaN where the draws are too few for any.
     ``surprise`` (n, D) is by how many nats log p(x_d | the other cells) is below its median over the calibration rows:
     densities of single columns compare with their own kind only. NaN where a cell is missing.
     """
 
     log_evidence: np.ndarray
+    se: np.ndarray
     p_value: np.ndarray
     surprise: np.ndarray
 
@@ -144,8 +146,9 @@ def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: in
 
 def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> Scores:
     """Return how plausible rows are, with p-values against ``calibration``: normal rows that the model was not trained on."""
-    value, known = (importance(model, rows, draws=draws, seed=seed).log_evidence for rows in (data, calibration))
-    return Scores(value, conformal_p_values(value, known), surprise(model, data, calibration, draws=draws, seed=seed))
+    found, known = (importance(model, rows, draws=draws, seed=seed) for rows in (data, calibration))
+    p_value = conformal_p_values(found.log_evidence, known.log_evidence)
+    return Scores(found.log_evidence, found.se, p_value, surprise(model, data, calibration, draws=draws, seed=seed))
 
 
 def surprise(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -156,9 +159,10 @@ def surprise(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 
 
 
 def score_table(found: Scores, names: Sequence[str], oddest: int = 3) -> dict[str, Any]:
-    """Return scores as columns: log p(x), the p-value, and the cells that are least expected given the others, in nats."""
+    """Return scores as columns: log p(x) and its error, the p-value, and the cells least expected given the others, in nats."""
     order = np.argsort(np.where(np.isnan(found.surprise), np.inf, -found.surprise), axis=1)[:, :oddest]
-    columns: dict[str, Any] = {"log_p": found.log_evidence.astype(np.float64), "p_value": found.p_value}
+    numbers = {"log_p": found.log_evidence, "log_p_se": found.se, "p_value": found.p_value}
+    columns: dict[str, Any] = {name: values.astype(np.float64) for name, values in numbers.items()}
     for place in range(order.shape[1]):
         at = order[:, place]
         nats = np.take_along_axis(found.surprise, at[:, None], axis=1)[:, 0].astype(np.float64)

@@ -96,12 +96,13 @@ class Dataset:
     def statistics(self) -> Statistics:
         """Return mean and scale (D,) of every site over the observed cells, and examples; float32, in the units of x.
 
-        Real sites are scaled one by one, by their standard deviation (1 for a constant site). Bits, levels and counts
-        share one scale, the standard deviation over all cells (1 when that is 0), so that a pixel that is nearly always
-        dark is not blown up. Under ``binarise`` these are the moments of the bits: mean x/255, variance m(1 − m) with m
-        the mean over all cells. The codes of categories have no moments: mean 0, scale 1. A site that is never observed
-        has mean 0 and, if real, scale 1. Counts with an exposure give moments of rates, Σx / Σe. ``examples`` are up to
-        1,000 rows, with the mean (a category: code 0) where a cell is missing, and x/255 under ``binarise``.
+        Real sites are scaled one by one, by their standard deviation (1 for a constant site). Bits, levels and counts share
+        one scale, the standard deviation over all cells (1 when that is 0), so that a pixel that is nearly always dark is not
+        blown up. Under ``binarise`` these are the moments of the bits: mean x/255, variance m(1 − m) with m the mean over all
+        cells. The codes of categories have no moments: mean 0, scale 1. A site that is never observed has mean 0 and, if real,
+        scale 1. Cells at the atoms of a real site do not count. Counts with an exposure give moments of rates, Σx / Σe.
+        ``examples`` are up to 1,000 rows, with the mean (a category: code 0) where a cell is missing, and x/255 under
+        ``binarise``.
 
         Raises :class:`DataError` when there are no rows.
 
@@ -133,6 +134,8 @@ class Dataset:
         mean, scale = np.empty(self.sites.count), np.empty(self.sites.count)
         for part in self.sites.parts:
             observed = None if self.observed is None else self.observed[:, part.at]
+            if part.atom_table.size:
+                observed = ~part.at_atoms(self.x[:, part.at]) & (True if observed is None else observed)
             own = Dataset(self.x[:, part.at], part.sites.replace(missing=self.sites.missing), observed=observed)
             mean[part.at], scale[part.at] = own._moments()
         return mean, scale

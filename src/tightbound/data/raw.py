@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["IMAGE_SUFFIXES", "Raw"]
+__all__ = ["IMAGE_SUFFIXES", "MARKERS", "Raw"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+MARKERS = ("", "?", "na", "n/a", "nan", "null", "none")
+"""Words that stand for a missing cell, whatever their case."""
 
 
 class Raw(NamedTuple):

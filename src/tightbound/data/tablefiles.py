@@ -13,24 +13,27 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from tightbound.data.frames import MARKERS
+from tightbound.data.frames import as_frame
 from tightbound.data.load import TABLE_SUFFIXES
+from tightbound.data.raw import MARKERS
 from tightbound.data.tables import decode_text, delimiter_of, is_header
 from tightbound.errors import DataError
 from tightbound.files import refuse_existing, write_with
 
-__all__ = ["TABLE_FORMATS", "as_table", "read_table", "stacked", "write_table"]
+__all__ = ["as_table", "read_table", "require_table_name", "stacked", "write_table"]
 
-TABLE_FORMATS = TABLE_SUFFIXES
+# pyarrow compares as it stands; what remains of the markers is found afterwards, whatever its case.
+_SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), word.capitalize())] + ["NaN"]
+_LARGEST_BLOCK = 2**31 - 1
+_SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
 
 def read_table(path: str | Path) -> Any:
     """Return the table in a file: see :func:`tightbound.read_table`."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size == 0:
-        raise DataError(f"'{path}' {'is empty' if path.is_file() else 'does not exist'}; expected {', '.join(TABLE_FORMATS)}")
-    if path.suffix.lower() not in TABLE_FORMATS:
-        raise DataError(f"'{path}' is no table; supported: {', '.join(TABLE_FORMATS)}")
+        raise DataError(f"'{path}' {'is empty' if path.is_file() else 'does not exist'}; expected {_SUPPORTED}")
+    require_table_name(path)
     try:
         table = pyarrow.parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError) as error:
@@ -41,14 +44,26 @@ def read_table(path: str | Path) -> Any:
 
 
 def write_table(path: str | Path, table: Any) -> None:
-    """Write a pyarrow table to .csv, .tsv or .parquet, whole or not at all; raise :class:`StoreError` when that fails."""
+    """Write a pandas, polars or pyarrow table to .csv, .tsv or .parquet, whole or not at all.
+
+    Raises :class:`DataError` for another suffix or what is no table, :class:`OutputExistsError` when the file exists, and
+    :class:`StoreError` when it cannot be written.
+    """
     path = Path(path)
+    require_table_name(path)
     refuse_existing(path)
+    table = as_frame(table).to_arrow()
     if path.suffix.lower() == ".parquet":
         write_with(path, lambda target: pyarrow.parquet.write_table(table, target))
         return
     options = pyarrow.csv.WriteOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", quoting_style="needed")
     write_with(path, lambda target: pyarrow.csv.write_csv(table, target, options))
+
+
+def require_table_name(path: Path) -> None:
+    """Raise :class:`DataError` unless the name of a file ends as that of a table."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(f"'{path}' is no table; supported: {_SUPPORTED}")
 
 
 def as_table(columns: dict[str, Any]) -> Any:
@@ -69,13 +84,21 @@ def _read_csv(path: Path) -> pa.Table:
     first = [line for line in islice(csv.reader(head.splitlines(), delimiter=mark, skipinitialspace=True), 2) if line]
     named = is_header(*first)
     names = [cell.strip() or f"column {j}" for j, cell in enumerate(first[0])] if named else _numbered(len(first[0]))
-    _refuse_ragged(path, mark, len(names))
-    table = pyarrow.csv.read_csv(
-        path,
-        pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(named)),
-        pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(null_values=list(MARKERS), strings_can_be_null=True),
-    )
+
+    def read(**more: Any) -> pa.Table:
+        return pyarrow.csv.read_csv(
+            path,
+            pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(named), **more),
+            pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(null_values=_SPELLINGS, strings_can_be_null=True),
+        )
+
+    try:
+        table = read()
+    except pa.ArrowInvalid:
+        _refuse_ragged(path, mark, len(names))
+        # The first megabyte decides on types, and further down there is something else: look at all of it first.
+        table = read(block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK))
     columns = [_plain(column) for column in table.columns]
     return pa.table(columns, names=names)
 
@@ -98,7 +121,7 @@ def _plain(column: Any) -> Any:
     if not pa.types.is_string(column.type):
         return column
     stripped = pc.utf8_trim_whitespace(column)
-    known = pc.if_else(pc.is_in(stripped, pa.array(MARKERS)), None, stripped)
+    known = pc.if_else(pc.is_in(pc.utf8_lower(stripped), pa.array(MARKERS)), None, stripped)
     if known.null_count == len(known):
         return known
     for kind in (pa.int64(), pa.float64()):

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tightbound.data.raw import Raw
+from tightbound.data.raw import MARKERS, Raw
 from tightbound.errors import DataError
 
 __all__ = ["decode_text", "delimiter_of", "is_header", "read_table"]
 
 _DELIMITERS = ("\t", ";", ",")
 _LABEL_NAMES = {"label", "labels", "class", "target", "y"}
-_MISSING = {"", "na", "n/a", "nan", "null", "?"}
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)+\s*")
 
 
@@ -45,7 +44,7 @@ def read_table(path: Path, label: str | None = None, exposure: str | None = None
 
     The column ``exposure``, named in the same way, becomes the exposure of the rows.
 
-    Empty cells, NA, N/A, NaN, null and ? are missing. The first line is a header when a column has text there and a
+    Empty cells, NA, N/A, NaN, null, none and ? are missing. The first line is a header when a column has text there and a
     number below, when all of it is text, or when it counts 0, 1, 2, …; a first column without a name that counts the
     rows, as data frames write it, is left out.
     """
@@ -100,7 +99,7 @@ def _is_text(cell: str) -> bool:
     try:
         _plain_number(cell)
     except ValueError:
-        return cell.strip().lower() not in _MISSING
+        return cell.strip().lower() not in MARKERS
     return False
 
 
@@ -178,7 +177,7 @@ def _number(cell: str, text: dict[int, tuple[int, str]], column: int, line: int)
     try:
         return _plain_number(cell)
     except ValueError:
-        if cell.strip().lower() not in _MISSING:
+        if cell.strip().lower() not in MARKERS:
             text.setdefault(column, (line, cell))
         return float("nan")
 

@@ -13,8 +13,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from pydantic import Field
 
-from tightbound.distributions import Joined
-from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics
+from tightbound.distributions import Joined, Measured
+from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, raw_rows, unknown_statistics
 from tightbound.likelihoods.bernoulli import Bernoulli
 from tightbound.likelihoods.categorical import Categorical
 from tightbound.likelihoods.counts import NegativeBinomial, Poisson
@@ -22,7 +22,7 @@ from tightbound.likelihoods.discretised import DiscretisedLogistic
 from tightbound.likelihoods.gaussian import Gaussian
 from tightbound.likelihoods.mixture import LogisticMixture
 from tightbound.likelihoods.ordinal import Ordinal
-from tightbound.schema import Kind, Measure, Sites, Statistics
+from tightbound.schema import Kind, Measure, Part, Sites, Statistics
 
 __all__ = ["Columns"]
 
@@ -30,8 +30,9 @@ __all__ = ["Columns"]
 class Columns(LikelihoodSpec):
     """p(x|z) = Π over parts p(x_part | z): each part of mixed sites by the likelihood of its kind.
 
-    The parts are those of the sites; the decoder's numbers are cut into one piece for each. Real parts carry the change
-    to the user's units, so that densities are per unit of what the user measured.
+    The parts are those of the sites; the decoder's numbers are cut into one piece for each. Real parts carry the change to
+    the user's units, so that densities are per unit of what the user measured, and know rounded numbers and atoms
+    (:class:`tightbound.schema.Part`).
     """
 
     kind: Literal["columns"] = "columns"
@@ -51,19 +52,17 @@ class Columns(LikelihoodSpec):
         for part, part_key in zip(sites.parts, keys, strict=True):
             own = Statistics(known.mean[part.at], known.scale[part.at])
             spec: Any = getattr(self, part.sites.kind)
-            heads.append(spec.build(part.sites, own, key=part_key))
+            head = spec.build(part.sites, own, key=part_key)
+            heads.append(_Measured(head, part) if part.sites.kind == "real" else head)
         lined_up = np.concatenate([part.columns for part in sites.parts])
         count = sum(math.prod(head.parameter_shape) for head in heads)
-        units = [np.concatenate([getattr(part, name) for part in sites.parts]) for name in ("offset", "slope")]
-        return _Columns((count,), tuple(heads), tuple(int(site) for site in lined_up), Constant(units[0]), Constant(units[1]))
+        return _Columns((count,), tuple(heads), tuple(int(site) for site in lined_up))
 
 
 class _Columns(LikelihoodHead):
     parameter_shape: tuple[int, ...] = eqx.field(static=True)
     heads: tuple[LikelihoodHead, ...]
     columns: tuple[int, ...] = eqx.field(static=True)
-    offset: Constant
-    slope: Constant
     measure: ClassVar[Measure] = "mixed"
 
     def owners(self) -> np.ndarray:
@@ -80,4 +79,29 @@ class _Columns(LikelihoodHead):
         pieces = jnp.split(jnp.ravel(h), np.cumsum(sizes)[:-1])
         parts = tuple(head(piece.reshape(head.parameter_shape)) for head, piece in zip(self.heads, pieces, strict=True))
         order = tuple(int(place) for place in np.argsort(self.columns))
-        return Joined(parts, order, self.offset(), self.slope())
+        return Joined(parts, order)
+
+
+class _Measured(LikelihoodHead):
+    """The head of a real part: that of its likelihood, whose numbers are followed by a row for each atom and one more."""
+
+    parameter_shape: tuple[int, ...] = eqx.field(static=True)
+    smooth: LikelihoodHead
+    units: tuple[Constant, ...]
+    atoms: Constant
+    rounded: bool = eqx.field(static=True)
+    measure: ClassVar[Measure] = "mixed"
+
+    def __init__(self, smooth: LikelihoodHead, part: Part) -> None:
+        table = part.atom_table
+        rows, count = smooth.parameter_shape
+        self.smooth, self.atoms, self.rounded = smooth, Constant(table), any(part.width)
+        self.units = tuple(Constant(np.asarray(values)) for values in (part.offset, part.slope, part.width))
+        self.parameter_shape = (rows + (table.shape[1] + 1 if table.size else 0), count)
+
+    def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
+        rows = self.smooth.parameter_shape[0]
+        raw = raw_rows(h, self.parameter_shape[0])
+        logits = raw[rows:].T if len(raw) > rows else jnp.zeros((raw.shape[1], 1))
+        offset, slope, width = (constant() for constant in self.units)
+        return Measured(self.smooth(raw[:rows], exposure), (offset, slope, width), logits, self.atoms(), self.rounded)
