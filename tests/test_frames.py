@@ -264,3 +264,13 @@ def test_units_are_round_numbers_that_folds_share() -> None:
     for name in ("hours", "price", "weight"):
         assert len({(schema.column(name).shift, schema.column(name).scale) for schema in schemas}) == 1
         assert np.log2(schemas[0].column(name).scale).is_integer()
+
+
+def test_whole_numbers_that_vary_less_than_a_poisson_are_no_counts() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({
+        "grade": rng.binomial(15, 0.6, 3000) + 1, "ages": rng.binomial(300, 0.9, 3000), "visits": rng.poisson(9, 3000),
+    })  # fmt: skip
+    schema = infer(table)
+    assert [column.kind for column in schema.columns] == ["ordinal", "real", "count"]
+    assert schema.column("ages").step == 1.0

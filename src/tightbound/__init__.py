@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FullGaussian
     from tightbound.priors import StandardNormal, TrainedMixture, VampPrior
+    from tightbound.report.page import write_report
     from tightbound.rows import Row
     from tightbound.schema import Part, Sites, Statistics
     from tightbound.spec import Custom
@@ -165,6 +166,7 @@ __all__ = [
     "surprise",
     "train",
     "true_posterior",
+    "write_report",
     "write_table",
 ]
 
@@ -201,6 +203,7 @@ _HOMES = {
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FullGaussian",
     "priors": "StandardNormal TrainedMixture VampPrior",
+    "report.page": "write_report",
     "rows": "Row",
     "schema": "Part Sites Statistics",
     "spec": "Custom",

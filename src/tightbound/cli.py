@@ -387,6 +387,19 @@ def diagnose(
 
 
 @_command
+def report(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; report.html in the run's folder unless told.", metavar="FILE")
+    ] = None,
+    trust: Trust = None,
+) -> None:
+    """Write a run as one page to look at: numbers, training, latent space, the data and draws, how to have it again."""
+    path = _part("report.page").write_report(run, out, trust=trust or ())
+    typer.echo(f"{path}: one page that needs nothing else; the numbers behind its pictures are in {path.with_suffix('')}")
+
+
+@_command
 def encode(
     run: RunFolder,
     data: Data,

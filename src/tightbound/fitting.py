@@ -37,7 +37,10 @@ from tightbound.store import Resumed, Run, RunWriter, read_run
 from tightbound.training.loop import Progress, Record, Trainer, run_key
 from tightbound.training.plan import Plan
 
-__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "subject", "summarise"]
+__all__ = [
+    "Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "prior_draws", "subject",
+    "summarise",
+]  # fmt: skip
 
 EXAMPLES = 2048  # training rows that are shown to parts which start at data
 LOOKED_AT = 2000  # rows in a picture of the latent space, at most
@@ -321,7 +324,7 @@ class _Fitting:
         seen = rows.take(np.arange(min(len(rows), LOOKED_AT)))
         some = _order(len(self.data), seed)[:LOOKED_AT]
         mapped = held_out(self.data, some, seed)
-        z = np.asarray(_prior_draws(model, jax.random.split(run_key(seed), SAMPLES)))
+        z = np.asarray(prior_draws(model, jax.random.split(run_key(seed), SAMPLES)))
         return Sheets(
             sites=self.spec.sites,
             rows=seen.x,
@@ -365,7 +368,8 @@ def _statistics(rows: Dataset, seed: int) -> Statistics:
 
 
 @eqx.filter_jit
-def _prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
+def prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
+    """Return one draw from p(z) for every key."""
     return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 

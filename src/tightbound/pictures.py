@@ -20,12 +20,14 @@ from tightbound.schema import Sites
 __all__ = [
     "PosteriorPlane",
     "Sheets",
+    "bins_of",
     "draw",
     "image_grid",
     "latent_map",
     "loss_curves",
     "marginals",
     "posterior_map",
+    "reconstructed_images",
     "recovered",
     "region_levels",
     "save",
@@ -70,7 +72,7 @@ def draw(sheets: Sheets, folder: Path) -> list[Path]:
     """Write every sheet that suits the data into ``folder`` and return the paths."""
     image = sheets.sites.is_image
     drawn: dict[str, Callable[[Sheets], Figure]] = {
-        "reconstructions": _reconstructed_images if image else recovered,
+        "reconstructions": reconstructed_images if image else recovered,
         "samples": _sampled_images if image else marginals,
         "latents": latent_map,
         "training": loss_curves,
@@ -113,7 +115,7 @@ def image_grid(pictures: np.ndarray, columns: int, *, gap: int | None = None) ->
     return sheet
 
 
-def _reconstructed_images(sheets: Sheets, columns: int = 12, bands: int = 3) -> Figure:
+def reconstructed_images(sheets: Sheets, columns: int = 12, bands: int = 3) -> Figure:
     """Evaluated images, each above the mean that the model gives it back."""
     count = min(len(sheets.rows), columns * bands)
     columns, chosen = min(columns, max(count, 6)), _one_of_each(sheets.labels, len(sheets.rows), count)
@@ -373,7 +375,7 @@ def marginals(sheets: Sheets) -> Figure:
     def panel(axes: Axes, column: int) -> None:
         real = sheets.rows[:, column] if sheets.observed is None else sheets.rows[sheets.observed[:, column], column]
         drawn = sheets.samples[:, column]
-        bins = _bins(sheets.sites, real, drawn).tolist()
+        bins = bins_of(real, drawn, whole=sheets.sites.kind not in ("real", "mixed")).tolist()
         weights = [np.full(len(values), 1 / max(len(values), 1)) for values in (real, drawn)]
         axes.hist(np.clip(real, bins[0], bins[-1]), bins, weights=weights[0], color=PALE, label=f"{sheets.part} rows")
         axes.hist(
@@ -385,12 +387,15 @@ def marginals(sheets: Sheets) -> Figure:
     return _panels(sheets, panel, f"Columns of the {sheets.part} rows and of draws x ~ p(x), share of rows")
 
 
-def _bins(sites: Sites, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def bins_of(real: np.ndarray, drawn: np.ndarray, *, whole: bool) -> np.ndarray:
+    """Return the edges of bins for two samples: as many ``whole`` numbers in each, else thirty bins over most of both."""
     both = np.concatenate([real, drawn]).astype(np.float64)
-    if sites.kind not in ("real", "mixed") and both.size and both.max() - both.min() < 40:
+    if whole and both.size and both.max() - both.min() < 40:
         return np.arange(both.min() - 0.5, both.max() + 1.0)
     ends = [np.percentile(part, [0.5, 99.5]) for part in (real, drawn) if len(part)]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    if whole:
+        return np.arange(low - 0.5, high + 1.0, math.ceil((high - low) / 30))
     margin = 0.1 * (high - low) or 0.5
     return np.linspace(low - margin, high + margin, 31)
 

@@ -380,9 +380,12 @@ def to_toml(spec: VAE, objective: ObjectiveSpec, plan: Plan, options: DataOption
 
 def spec_of(run: Run) -> str:
     """Return the TOML from which the same run can be started again."""
-    training = run.training
-    options = DataOptions(**training["loaded"].get("options", {}))
-    return to_toml(run.spec, _objective(training["objective"]), Plan(**training["plan"]), options)
+    return to_toml(*rebuilt(run), DataOptions(**run.training["loaded"].get("options", {})))
+
+
+def rebuilt(run: Run) -> tuple[VAE, ObjectiveSpec, Plan]:
+    """Return the model, the objective and the plan of a run."""
+    return run.spec, _objective(run.training["objective"]), Plan(**run.training["plan"])
 
 
 def template() -> str:

@@ -35,7 +35,7 @@ SITE: dict[str, Kind] = {
 }  # fmt: skip
 
 FEW_LEVELS = 10  # whole numbers with so few values, all small, are taken as levels in order
-LARGEST_LEVEL = 20
+MORE_LEVELS, LARGEST_LEVEL = 20, 20
 LARGEST_COUNT = 2.0**24
 LARGEST_COUNT_SUGGESTED = 1000
 FEWEST_AT_ATOM, SHARE_AT_ATOM = 20, 0.005  # rows, and share of rows, that an atom has
@@ -292,6 +292,7 @@ def infer(
     text                                                        ``category``
     whole numbers 0…20 with at most ten values                  ``ordinal``
     whole numbers, each different, one after another            left out: identifier-like
+    others that vary less than a Poisson                        ``ordinal`` up to 20, or ``real``
     whole numbers from 0 on to 1,000, none often by itself      ``count``
     positive and skewed, less so after the logarithm            ``positive``
     other numbers                                               ``real``
@@ -520,11 +521,18 @@ def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
             return "ordinal"
         if count >= FEWEST_FOR_IDENTIFIER and len(values) == count == values[-1] - values[0] + 1:
             return None
+        if _is_narrow(numbers):
+            return "ordinal" if len(values) <= MORE_LEVELS and values[-1] <= LARGEST_LEVEL else "real"
         if values[-1] <= LARGEST_COUNT_SUGGESTED and not _atoms(numbers):
             return "count"
     if values[0] > 0 and _skewness(numbers) > max(SKEWED, abs(_skewness(np.log(numbers)))):
         return "positive"
     return "real"
+
+
+def _is_narrow(numbers: np.ndarray) -> bool:
+    """Whether whole numbers vary less than a Poisson does, by more than chance makes its ratio of variance and mean vary."""
+    return float(numbers.var()) < float(numbers.mean()) * (1.0 - 3.0 * math.sqrt(2.0 / len(numbers)))
 
 
 def _atoms(numbers: np.ndarray) -> tuple[float, ...]:

@@ -1,0 +1,230 @@
+"""Pages for rows of columns: margins, associations, calibration, odd rows, and for counts their spread and zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tightbound.completion import site_scores
+from tightbound.pictures import COLOURS, INK, PALE, bins_of
+from tightbound.report.draws import replicated
+from tightbound.report.material import Material
+from tightbound.report.parts import Panel, Section, axes_of, labelled
+
+__all__ = ["columns"]
+
+SHOWN = 16  # columns with a panel of their own
+PAIRED = 25  # columns whose pairs are compared
+ODDEST = 10  # rows
+
+
+def columns(material: Material) -> Section:
+    """Return the panels that say how good a model of columns is."""
+    words: tuple[str, ...] = ()
+    if material.schema is not None:
+        kept, out = len(material.schema.columns), len(material.schema.left_out)
+        words = (f"The model sees {kept} columns of the table" + (f"; {out} were left out." if out else "."),)
+    return Section("columns", "Columns", words, (), tuple(_panels(material)))
+
+
+def _panels(material: Material) -> Iterator[Panel]:
+    yield _margins(material)
+    if material.data.sites.count > 1:
+        yield _associations(material)
+    yield _calibration(material)
+    if material.data.sites.count > 1:
+        yield _odd(material)
+    if material.data.sites.kind == "count":
+        yield _counts(material)
+
+
+def _seen(material: Material, column: int) -> np.ndarray:
+    rows = material.evaluated
+    values = rows.x[:, column].astype(np.float64)
+    return values if rows.observed is None else values[rows.observed[:, column]]
+
+
+def _in_units(material: Material, column: int, sites: np.ndarray) -> np.ndarray:
+    """Return what a column holds in the user's units; categories stay codes."""
+    if material.schema is None or material.schema.columns[column].values:
+        return sites
+    return material.schema.columns[column].decode(sites)
+
+
+def _margins(material: Material) -> Panel:
+    count = min(material.data.sites.count, SHOWN)
+    across = min(4, count)
+    down = math.ceil(count / across)
+    figure, _ = axes_of(8.4, 1.75 * down + 0.4)
+    figure.clear()
+    grid = np.atleast_1d(figure.subplots(down, across)).ravel()
+    numbers: dict[str, list[float | str]] = {"column": [], "bin_from": [], "bin_to": [], "rows": [], "draws": []}
+    for column, axes in enumerate(grid):
+        axes.set_visible(column < count)
+        if column >= count:
+            continue
+        both = (_seen(material, column), material.samples[:, column])
+        real, drawn = (_in_units(material, column, values) for values in both)
+        levels = _levels(material, column)
+        whole = bool(np.all(np.floor(real) == real))
+        bins = np.arange(len(levels) + 1) - 0.5 if levels else bins_of(real, drawn, whole=whole)
+        shares = [np.histogram(np.clip(values, bins[0], bins[-1]), bins)[0] / max(len(values), 1) for values in (real, drawn)]
+        axes.stairs(shares[0], bins, fill=True, color=PALE, label=f"{material.part} rows")
+        axes.stairs(shares[1], bins, color=COLOURS[0], linewidth=1.3, label="draws from the model")
+        if levels and len(levels) <= 8:
+            axes.set_xticks(range(len(levels)), [level[:9] for level in levels], rotation=40, ha="right")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=6.5, colors=INK)
+        axes.set_title(material.names[column][:28], fontsize=8, color=INK, loc="left")
+        name = [material.names[column]] * (len(bins) - 1)
+        for key, values in zip(numbers, (name, bins[:-1], bins[1:], *shares), strict=True):
+            numbers[key] += list(values)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    shown = "" if count == material.data.sites.count else f" (the first {count} of {material.data.sites.count} columns)"
+    caption = f"Share of rows and of draws x ~ p(x) in every column{shown}, in its units: filled and outlined should agree."
+    return Panel("margins", "Columns one by one", caption, figure, numbers)
+
+
+def _levels(material: Material, column: int) -> tuple[str, ...]:
+    if material.schema is not None:
+        return material.schema.columns[column].values
+    sites = material.data.sites
+    return tuple(str(level) for level in range(sites.levels or 2)) if sites.kind in ("binary", "category", "levels") else ()
+
+
+def _associations(material: Material) -> Panel:
+    """Rank correlations of all pairs, of rows and of draws; categories count by the order of their codes."""
+    rows = material.evaluated
+    seen = np.where(np.ones(rows.x.shape, bool) if rows.observed is None else rows.observed, rows.x, np.nan)
+    chosen = np.arange(min(rows.x.shape[1], PAIRED))
+    matrices = [_rank_correlations(values[:, chosen].astype(np.float64)) for values in (seen, material.samples)]
+    difference = matrices[1] - matrices[0]
+    figure, grid = axes_of(9.0, 3.6, 3)
+    for axes, matrix, title in zip(
+        grid, (*matrices, difference), (f"{material.part} rows", "draws from the model", "difference"), strict=True
+    ):
+        drawn = axes.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
+        labelled(axes, "", "", title)
+        names = [material.names[column][:14] for column in chosen]
+        axes.set_xticks(range(len(chosen)), names, rotation=90, fontsize=5.5)
+        axes.set_yticks(range(len(chosen)), names if axes is grid[0] else [""] * len(names), fontsize=5.5)
+    figure.colorbar(drawn, ax=grid, shrink=0.7, label="rank correlation")
+    first, second = np.triu_indices(len(chosen), 1)
+    worst = int(np.argmax(np.nan_to_num(np.abs(difference[first, second]))))
+    caption = (
+        f"How columns go together. The mean difference is {np.nanmean(np.abs(difference[first, second])):.3f}; the largest, "
+        f"{difference[first[worst], second[worst]]:+.2f}, is between {material.names[first[worst]]} and "
+        f"{material.names[second[worst]]}. Categories count by the order of their codes."
+    )
+    numbers: dict[str, Any] = {
+        "first": [material.names[k] for k in first], "second": [material.names[k] for k in second],
+        "rows": matrices[0][first, second], "draws": matrices[1][first, second],
+    }  # fmt: skip
+    return Panel("associations", "Pairs of columns", caption, figure, numbers)
+
+
+def _rank_correlations(values: np.ndarray) -> np.ndarray:
+    ranks = np.full(values.shape, np.nan)
+    for column in range(values.shape[1]):
+        known = np.isfinite(values[:, column])
+        ranks[known, column] = stats.rankdata(values[known, column])
+    masked = np.ma.masked_invalid(ranks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.ma.corrcoef(masked, rowvar=False).filled(np.nan)
+
+
+def _calibration(material: Material) -> Panel:
+    """Where each cell lies in its distribution given one z ~ q(z|x) of its row: evenly, if model and q are right."""
+    positions = _positions(material)
+    edges = np.linspace(0.0, 1.0, 21)
+    numbers: dict[str, np.ndarray] = {"from": edges[:-1], "to": edges[1:]}
+    figure, (axes,) = axes_of(5.6, 2.4)
+    shares = np.histogram(positions[np.isfinite(positions)], edges)[0]
+    share = shares / max(shares.sum(), 1) * 20
+    axes.stairs(share, edges, fill=True, color=COLOURS[0], alpha=0.75)
+    axes.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
+    labelled(axes, "P(smaller value) under p(x | z), z ~ q(z | x)", "density")
+    numbers["density"] = share
+    inside = np.nanmean((positions > 0.05) & (positions < 0.95))
+    caption = (
+        f"Where the cells of {material.part} rows lie in the distributions that the model gives them: flat is calibrated, "
+        "a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
+        f"hold {inside:.0%} of the cells."
+    )
+    return Panel("calibration", "Calibration", caption, figure, numbers)
+
+
+def _positions(material: Material) -> np.ndarray:
+    """Return the share of draws below each cell (n, D), ties split at random; NaN where a cell is missing."""
+    drawn = replicated(material.model, material.judged)
+    x = material.judged.x[None].astype(np.float64)
+    below, same = (drawn < x).sum(axis=0), (drawn == x).sum(axis=0)
+    split = np.random.default_rng(0).random(x.shape[1:])
+    positions = (below + split * (same + 1)) / (len(drawn) + 1)
+    observed = material.judged.observed
+    return positions if observed is None else np.where(observed, positions, np.nan)
+
+
+def _odd(material: Material) -> Panel:
+    found, rows = material.evidence.log_evidence, material.judged
+    order = np.argsort(found)[:ODDEST]
+    cells = site_scores(material.model, rows, draws=200)
+    usual = np.nanmedian(cells, axis=0)
+    surprise = usual - cells[order]
+    figure, (axes,) = axes_of(8.0, 0.26 * len(order) + 1.0)
+    axes.barh(np.arange(len(order)), found[order] - np.median(found), color=COLOURS[0])
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(order)), [f"row {row}" for row in order])
+    blamed = []
+    for place in range(len(order)):
+        worst = np.argsort(-np.nan_to_num(surprise[place], nan=-np.inf))[:2]
+        blamed.append("; ".join(_blame(material, order[place], column, surprise[place, column]) for column in worst))
+        axes.annotate(blamed[-1], (0.0, place), xytext=(4, 0), textcoords="offset points", fontsize=7, color=INK, va="center")
+    labelled(axes, f"log p(x) below the median row, {material.unit}", "")
+    axes.margins(x=0.02)
+    axes.set_xlim(right=0.9 * float(np.max(np.median(found) - found[order])))
+    axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 0.0])
+    caption = (
+        f"The least probable of {len(rows):,} {material.part} rows, and the cells to blame: by how many nats a cell is less "
+        "expected, given the other cells of its row, than is usual in its column."
+    )
+    numbers: dict[str, Any] = {"row": order, "log_p_nats": found[order], "se": material.evidence.se[order], "blamed": blamed}
+    return Panel("odd_rows", "The oddest rows", caption, figure, numbers)
+
+
+def _blame(material: Material, row: int, column: int, nats: float) -> str:
+    value = material.judged.x[row, column]
+    if material.schema is not None:
+        shown = str(material.schema.columns[column].cells(np.array([value], np.float64))[0])
+    else:
+        shown = f"{value:.4g}"
+    return f"{material.names[column]} = {shown[:24]} ({nats:.1f})"
+
+
+def _counts(material: Material) -> Panel:
+    """Mean against variance, and zeros, of rows and draws."""
+    rows, drawn = material.evaluated.x.astype(np.float64), material.samples.astype(np.float64)
+    figure, (spread, zeros) = axes_of(8.0, 3.2, 2)
+    moments = [(values.mean(axis=0), values.var(axis=0), (values == 0).mean(axis=0)) for values in (rows, drawn)]
+    for (mean, variance, _), colour, label in zip(moments, (PALE, COLOURS[0]), (f"{material.part} rows", "draws"), strict=True):
+        spread.loglog(np.maximum(mean, 1e-4), np.maximum(variance, 1e-4), ".", color=colour, label=label, markersize=4)
+    spread.plot(*[np.geomspace(1e-3, max(moments[0][0].max(), 1.0), 20)] * 2, color=INK, linewidth=1.0, label="Poisson")
+    spread.legend(frameon=False, fontsize=8)
+    labelled(spread, "mean count of a column", "its variance")
+    zeros.plot([0, 1], [0, 1], color=PALE)
+    zeros.plot(moments[0][2], moments[1][2], ".", color=COLOURS[0], markersize=4)
+    labelled(zeros, f"share of zeros in {material.part} rows", "in draws")
+    caption = (
+        "Left, the spread of every column against its mean: counts above the line vary more than a Poisson does. Right, "
+        "how often a column is zero: points off the diagonal are columns whose zeros the model does not get right."
+    )
+    numbers: dict[str, Any] = {
+        "column": list(material.names), "mean_rows": moments[0][0], "variance_rows": moments[0][1], "zeros_rows": moments[0][2],
+        "mean_draws": moments[1][0], "variance_draws": moments[1][1], "zeros_draws": moments[1][2],
+    }  # fmt: skip
+    return Panel("counts", "Spread and zeros", caption, figure, numbers)

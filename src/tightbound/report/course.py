@@ -1,0 +1,38 @@
+"""The course of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tightbound.pictures import COLOURS, loss_curves
+from tightbound.report.material import Material
+from tightbound.report.parts import Panel, Section, axes_of, labelled
+
+__all__ = ["course"]
+
+NUMBERS = ("step", "epoch", "bound", "reconstruction", "kl", "beta", "learning_rate", "skipped", "validation_elbo")
+
+
+def course(material: Material) -> Section:
+    """Return how the bound, its terms and the learning rate went."""
+    records, summary = material.run.metrics(), material.run.summary
+    skipped = max((record["skipped"] for record in records), default=0)
+    kept = summary["best_step"]
+    words = [f"{summary['steps']:,} of {summary['planned_steps']:,} planned steps were made, {skipped:,} of them skipped."]
+    if kept is not None:
+        best = summary["validation_elbo"]
+        words.append(f"The weights of step {kept:,} are kept: there the validation ELBO was best, {best:.2f} {material.unit}.")
+    numbers: dict[str, Any] = {name: [record.get(name) for record in records] for name in NUMBERS}
+    caption = (
+        "Left, the bound on training rows (of the weights in training) and on validation rows (of the averaged weights): where "
+        "they part, the model learns the rows by heart. Right, the two terms whose sum is minus the bound."
+    )
+    figure, (axes,) = axes_of(6.4, 1.9)
+    axes.plot(numbers["step"], numbers["learning_rate"], color=COLOURS[0], linewidth=1.5)
+    labelled(axes, "step", "learning rate")
+    rate = {name: numbers[name] for name in ("step", "learning_rate")}
+    panels = (
+        Panel("curves", "Bound and terms", caption, loss_curves(material.sheets), numbers),
+        Panel("learning_rate", "Learning rate", "How fast the weights were allowed to move.", figure, rate),
+    )
+    return Section("training", "How training went", tuple(words), (), panels)

@@ -1,0 +1,87 @@
+"""The top of the page: what was learnt of what, what the diagnosis says, and the numbers that matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tightbound.cite import cite
+from tightbound.diagnosis.subject import ACTIVE
+from tightbound.report.material import Material
+from tightbound.report.parts import Section
+from tightbound.settings import rebuilt, spec_of
+
+__all__ = ["overview", "reproduction"]
+
+
+def overview(material: Material) -> Section:
+    """Return what a reader wants to know first."""
+    run, spec = material.run, material.run.spec
+    rows = run.summary["rows"]
+    words = (
+        f"A variational autoencoder with {spec.latent} latents learnt {rows['train']:,} rows of "
+        f"{run.training['loaded']['source']} ({material.data.sites.describe()}); {rows['validation']:,} rows chose the weights "
+        f"and {rows['test']:,} are the test.",
+        *_verdict(run.summary.get("diagnosis", [])),
+        *run.summary["warnings"],
+    )
+    return Section("overview", "What was learnt", words, tuple(_facts(material)))
+
+
+def _verdict(findings: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the diagnosis in words."""
+    if not findings:
+        return ("The run was not diagnosed: tightbound diagnose does it.",)
+    problems = [finding for finding in findings if finding["status"] == "problem"]
+    judged = sum(finding["status"] != "not applicable" for finding in findings)
+    if not problems:
+        return (f"The diagnosis found no problem: all {judged} checks that apply are in order.",)
+    return tuple(
+        f"{finding['code']}, {finding['title']}: {finding['text']}. {finding['why'][:1].upper()}{finding['why'][1:]}. "
+        f"What to change: {finding['change']}."
+        for finding in problems
+    )
+
+
+def _facts(material: Material) -> list[tuple[str, str]]:
+    summary, unit = material.run.summary, material.unit
+    found = material.posteriors
+    rate = found.kl.sum(axis=1)
+    activity = found.mean.var(axis=0)
+    facts = [
+        (f"ELBO, {material.part} rows", _bounded(summary["elbo"], unit)),
+        (f"log p(x), {material.part} rows", _bounded(summary["log_evidence"], unit)),
+    ]
+    if "bits_per_dimension" in summary["log_evidence"]:
+        value, error = summary["log_evidence"]["bits_per_dimension"]
+        facts.append(("bits per dimension", f"at most {value:.4f} ± {error:.4f}"))
+    error = rate.std() / max(len(rate), 1) ** 0.5
+    distortion = -summary["elbo"]["value"] - rate.mean()
+    facts += [
+        ("rate, KL(q(z | x) ‖ p(z))", f"{rate.mean():.2f} ± {error:.2f} {unit}, over {len(rate):,} rows of all parts"),
+        ("distortion, −E log p(x | z)", f"{distortion:.2f} {unit}, what the rate leaves of the ELBO"),
+        ("active latents", f"{int((activity > ACTIVE).sum())} of {len(activity)}: their means vary by more than {ACTIVE}"),
+        ("weights", f"{summary['parameters']:,}"),
+        ("training", f"{summary['steps']:,} steps, {summary['training_seconds']:.1f} s"),
+    ]
+    return facts
+
+
+def _bounded(estimate: dict[str, Any], unit: str) -> str:
+    side = {"lower": "at least ", "upper": "at most ", "exact": "", "none": "about "}[estimate["side"]]
+    return f"{side}{estimate['value']:.2f} ± {estimate['se']:.2f} {unit} ({estimate['method']})"
+
+
+def reproduction(material: Material) -> Section:
+    """Return what is needed to have the run again, and whom to cite."""
+    run = material.run
+    facts = (
+        ("seed", str(material.seed)),
+        *((name, str(run.environment[name])) for name in ("tightbound", "jax", "python", "processor", "cores")),
+    )
+    source = run.training["loaded"].get("path") or run.training["loaded"]["source"]
+    commands = (
+        f"tightbound info {run.path.name} --spec > spec.toml\ntightbound fit {source} --spec spec.toml --out again\n"
+        f"tightbound evaluate {run.path.name} --method all\ntightbound diagnose {run.path.name} --all"
+    )
+    code = (("commands", commands), ("spec.toml", spec_of(run)), ("BibTeX of the methods", cite(*rebuilt(run))))
+    return Section("reproduce", "Have it again", (), facts, (), code)

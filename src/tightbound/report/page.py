@@ -1,0 +1,77 @@
+"""The page itself: sections and panels as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from tightbound.errors import StoreError
+from tightbound.files import refuse_existing, write_bytes, write_folder
+from tightbound.report.columns import columns
+from tightbound.report.course import course
+from tightbound.report.images import images
+from tightbound.report.latents import latents
+from tightbound.report.material import Material
+from tightbound.report.overview import overview, reproduction
+from tightbound.report.parts import Section
+from tightbound.store import Run, read_run
+
+__all__ = ["render", "sections", "write_report"]
+
+_HYPHEN = re.compile(r"(?<![\w-])-(?=\d)")  # before a number, where a minus sign belongs
+
+
+def write_report(run: str | Path, out: str | Path | None = None, *, trust: Sequence[str] = ()) -> Path:
+    """Write a run as one page, ``report.html`` in its folder unless told otherwise, and return the path.
+
+    The page is a function of the run folder and of the data that it names. It holds every picture itself and asks the network
+    for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name. Raises :class:`DataError`
+    when the data has changed or is gone, :class:`OutputExistsError` when the page or the folder exists, and the errors of
+    :func:`tightbound.load_model`.
+    """
+    stored = read_run(run)
+    path = Path(out) if out is not None else Path(run) / "report.html"
+    numbers = path.with_suffix("")
+    if numbers == path:
+        raise StoreError(f"cannot write '{path}': the name must end in .html")
+    refuse_existing(path)
+    refuse_existing(numbers)
+    made = sections(stored, trust)
+    page = render(stored, made, numbers.name).encode()
+    write_folder(numbers, lambda folder: _write_numbers(folder, made))
+    try:
+        write_bytes(path, page)
+    except StoreError:
+        shutil.rmtree(numbers)
+        raise
+    return path
+
+
+def sections(run: Run, trust: Sequence[str] = ()) -> tuple[Section, ...]:
+    """Return what the page shows."""
+    material = Material(run, run.model(trust=trust))
+    rows = images if run.spec.sites.is_image else columns
+    return tuple(section(material) for section in (overview, course, latents, rows, reproduction))
+
+
+def render(run: Run, made: Sequence[Section], numbers: str) -> str:
+    """Return the HTML; ``numbers`` is the folder of the CSV files, seen from the page."""
+    template = files("tightbound.report").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["minus"] = lambda text: _HYPHEN.sub("−", text)
+    return environment.from_string(template).render(name=run.path.name, sections=made, numbers=numbers)
+
+
+def _write_numbers(folder: Path, made: Sequence[Section]) -> None:
+    for section in made:
+        if section.facts:
+            facts = json.dumps(dict(section.facts), indent=2, ensure_ascii=False)
+            write_bytes(folder / f"{section.name}.json", (facts + "\n").encode())
+        for panel in section.panels:
+            write_bytes(folder / f"{panel.name}.csv", panel.csv)
