@@ -1,6 +1,8 @@
 """The scikit-learn face: all of scikit-learn's own checks, and what a table's user does with it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,8 +99,20 @@ def test_it_works_in_pipelines_grids_and_column_transformers() -> None:
     assert tb.VAETransformer(**SMALL).set_output(transform="pandas").fit(table).transform(table).index.equals(table.index)
 
 
-def test_a_refit_compiles_nothing() -> None:
-    """Other numbers of rows, columns within a bucket, learning rates and lengths: no new program."""
+def spiky(rows: int, seed: int) -> pd.DataFrame:
+    """People with hours that are mostly forty and prices in steps: columns with atoms and widths."""
+    rng = np.random.default_rng(seed)
+    hours = np.where(rng.random(rows) < 0.5, 40, rng.integers(1, 90, rows))
+    return people(rows, seed).assign(hours=hours, price=np.round(rng.gamma(40.0, 0.05, rows), 2))
+
+
+def arrays(seed: int) -> np.ndarray:
+    return correlated(400) if seed == 0 else correlated(385)[:, :2]
+
+
+@pytest.mark.parametrize("make", [arrays, lambda seed: spiky(400, seed)], ids=["array", "table"])
+def test_a_refit_compiles_nothing(make: Callable[[int], Any]) -> None:
+    """Other rows, columns of an array within a bucket, learning rates and lengths: no new program."""
     compiled: list[str] = []
 
     def note(name: str, seconds: float, **_: object) -> None:
@@ -106,12 +120,12 @@ def test_a_refit_compiles_nothing() -> None:
             compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    tb.VAEDensity(**SMALL).fit(correlated()).score_samples(correlated(390))
+    tb.VAEDensity(**SMALL).fit(make(0)).score_samples(make(0))
     jax.jit(lambda x: x * 7.0 + 3.0)(np.zeros(5))
     assert compiled  # what is counted is still called so
     compiled.clear()
     other = tb.VAEDensity(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
-    other.fit(correlated(385)[:, :2]).score_samples(correlated(400)[:, :2])
+    other.fit(make(1)).score_samples(make(1))
     assert not compiled
 
 

@@ -549,11 +549,10 @@ def _atoms(numbers: np.ndarray) -> tuple[float, ...]:
 
 
 def _step(numbers: np.ndarray) -> float:
-    """Return the power of ten that all numbers are multiples of, when they repeat as rounded numbers do; else 0."""
+    """Return the power of ten that all numbers are multiples of, if they are whole or repeat as rounded numbers do; else 0."""
     values = np.unique(numbers)
-    if len(values) > REPEATED * len(numbers):
-        return 0.0
-    for decimals in range(MOST_DECIMALS + 1):
+    repeat = len(values) <= REPEATED * len(numbers)
+    for decimals in range(MOST_DECIMALS + 1 if repeat else 1):
         if np.allclose(values, np.round(values, decimals), rtol=1e-12, atol=0.0):
             return 10.0**-decimals
     return 0.0
