@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,35 @@ from tightbound.errors import FormatError, OutputExistsError, StoreError
 __all__ = ["read_json", "refuse_existing", "write_bytes", "write_folder", "write_json", "write_with"]
 
 
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Make errors of the system those of this package."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+
+
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a file under a temporary name, flush it to disk and rename it to ``path``.
 
     Raises :class:`StoreError` when the disk is full or the folder cannot be written; nothing is left behind then.
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _said(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        if temporary is not None:
+        try:
+            write(temporary)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -48,19 +55,13 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     refuse_existing(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _said(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        write(temporary)
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(path)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        if temporary is not None:
+        try:
+            write(temporary)
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(path)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 

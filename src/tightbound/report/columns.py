@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from tightbound.completion import site_scores
@@ -59,8 +60,7 @@ def _margins(material: Material) -> Panel:
     count = min(material.data.sites.count, SHOWN)
     across = min(4, count)
     down = math.ceil(count / across)
-    figure, _ = axes_of(8.4, 1.75 * down + 0.4)
-    figure.clear()
+    figure = Figure(figsize=(8.4, 1.75 * down + 0.4), layout="constrained")
     grid = np.atleast_1d(figure.subplots(down, across)).ravel()
     numbers: dict[str, list[float | str]] = {"column": [], "bin_from": [], "bin_to": [], "rows": [], "draws": []}
     for column, axes in enumerate(grid):

@@ -13,7 +13,7 @@ from tightbound.data.frames import TableSchema
 from tightbound.diagnosis.measurements import Posteriors, posteriors
 from tightbound.evidence.importance import Importance, importance
 from tightbound.fitting import held_out, prior_draws
-from tightbound.inference import reconstruct, sample
+from tightbound.inference import decode, reconstruct, sample
 from tightbound.model import Model
 from tightbound.pictures import Sheets
 from tightbound.settings import DataOptions, own_rows
@@ -94,14 +94,20 @@ class Material:
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """Rows drawn from p(x)."""
-        exposure = 1.0 if self.data.sites.exposure else None
+        """Rows drawn from p(x), at the median exposure if there are exposures."""
+        exposures = self.evaluated.exposure
+        exposure = None if exposures is None else float(np.median(exposures))
         return sample(self.model, LOOKED_AT, seed=SEED, exposure=exposure)
 
     @cached_property
     def prior_draws(self) -> np.ndarray:
         """Latents (n, L) drawn from p(z)."""
         return np.asarray(prior_draws(self.model, jax.random.split(jax.random.key(SEED), LOOKED_AT)))
+
+    @cached_property
+    def decoded(self) -> np.ndarray:
+        """E[x|z] at latents drawn from p(z)."""
+        return decode(self.model, self.prior_draws)
 
     @cached_property
     def judged(self) -> Dataset:
@@ -126,5 +132,5 @@ class Material:
         return Sheets(
             sites=self.data.sites, rows=self.evaluated.x, observed=self.evaluated.observed, labels=self.evaluated.labels,
             names=self.names, reconstructions=self.reconstructions, means=self.posteriors.mean, mean_labels=self.mapped.labels,
-            samples=self.samples, decoded=self.samples, records=self.run.metrics(), part=self.part,
+            samples=self.samples, decoded=self.decoded, records=self.run.metrics(), part=self.part,
         )  # fmt: skip
