@@ -90,7 +90,14 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("kind", PANELS)
-def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
+def test_a_page_is_whole_asks_for_nothing_and_has_its_numbers_beside_it(kind: str) -> None:
+    """One test, so that one process makes the page."""
+    page_is_whole(kind)
+    pictures_are_drawings(kind)
+    numbers_lie_beside(kind)
+
+
+def page_is_whole(kind: str) -> None:
     page = Page()
     page.feed(made(kind).page)
     assert not page.open and len(set(page.ids)) == len(page.ids) and not page.pictures_without_words
@@ -101,8 +108,7 @@ def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
     assert len(made(kind).page) < 3_000_000
 
 
-@pytest.mark.parametrize("kind", PANELS)
-def test_pictures_are_drawings_that_ask_for_nothing_either(kind: str) -> None:
+def pictures_are_drawings(kind: str) -> None:
     drawings = [
         base64.b64decode(found).decode() for found in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", made(kind).page)
     ]
@@ -112,8 +118,7 @@ def test_pictures_are_drawings_that_ask_for_nothing_either(kind: str) -> None:
         assert not [address for address in re.findall(r'href="([^"]+)"', drawing) if not address.startswith(("#", "data:"))]
 
 
-@pytest.mark.parametrize("kind", PANELS)
-def test_the_numbers_behind_every_picture_lie_beside_it(kind: str) -> None:
+def numbers_lie_beside(kind: str) -> None:
     for name in ALWAYS | PANELS[kind]:
         with (made(kind).numbers / f"{name}.csv").open(newline="") as file:
             header, *rows = csv.reader(file)
