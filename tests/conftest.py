@@ -33,7 +33,7 @@ def released() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what compiles; skip the tests marked ``data`` when no data folder is named."""
     for item in items:
-        if item.path.stem in COMPILING:
+        if item.path.stem in COMPILING and "docs/tables.md" not in item.name:  # which trains three models
             item.add_marker("compiling")
     if os.environ.get("TIGHTBOUND_DATA"):
         return

@@ -1,14 +1,17 @@
 """Tiny runs of the command line, shared by the tests of the faces and of the store."""
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +59,23 @@ def table(path: Path, rows: int = 60, seed: int = 0) -> Path:
     lines = [",".join([*(f"{column[row]:.6f}" for column in columns), str(row % 2)]) for row in range(rows)]
     path.write_text("\n".join(["length,width,depth,sex", *lines]) + "\n")
     return path
+
+
+def shared(name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one process of this run of the tests has filled; the others wait for it, and nobody changes it."""
+    test_run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"tightbound-{test_run}" / name
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            folder.mkdir()
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    return folder
 
 
 class Finished(NamedTuple):

@@ -1,7 +1,6 @@
 """A table from file to file: what its columns are, a model of them, and the rows that come out."""
 
 import functools
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import pytest
 
 import tightbound as tb
 from data_checks import refused
-from running import call, sha256
+from running import call, sha256, shared
 from tightbound.errors import DataError, SpecError
 from tightbound.tabular import score_table
 
@@ -44,8 +43,12 @@ class Learnt(NamedTuple):
 
 @functools.cache
 def learnt() -> Learnt:
-    """A run on a table: made once per process, never changed by a test."""
-    folder = Path(tempfile.mkdtemp(prefix="tightbound-table-"))
+    """A run on a table, never changed by a test."""
+    folder = shared("table", learn)
+    return Learnt(folder / "run", folder, (folder / "out.txt").read_text())
+
+
+def learn(folder: Path) -> None:
     for suffix in ("csv", "parquet"):
         tb.write_table(folder / f"people.{suffix}", people())
     (folder / "schema.toml").write_text(SCHEMA)
@@ -63,7 +66,7 @@ def learnt() -> Learnt:
     )
     outcome = call("fit", folder / "people.parquet", "--out", folder / "run", *flags)
     assert outcome.code == 0, outcome.err
-    return Learnt(folder / "run", folder, outcome.out)
+    (folder / "out.txt").write_text(outcome.out)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
