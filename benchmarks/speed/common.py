@@ -135,6 +135,22 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def data_folder(part: str) -> Path:
+    """Return a part of the data folder, or end with a word on how to name it."""
+    folder = os.environ.get("TIGHTBOUND_DATA")
+    if folder is None:
+        sys.exit(f"set TIGHTBOUND_DATA to the folder that holds {part}/")
+    return Path(folder) / part
+
+
+def spread(values: Iterable[float | None], digits: int = 3) -> str:
+    """Return mean ± standard deviation of what is known, nothing when that is nothing."""
+    known = [value for value in values if value is not None]
+    mean = sum(known) / max(len(known), 1)
+    deviation = (sum((value - mean) ** 2 for value in known) / max(len(known), 1)) ** 0.5
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if known else ""
+
+
 def write(name: str, measured: dict[str, Any]) -> None:
     """Write ``results/<name>.json``: what was measured, on what, with which versions."""
     record = {

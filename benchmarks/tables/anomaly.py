@@ -15,7 +15,6 @@ test rows their share has standard deviation √(α(1 − α)(1/m + 1/n)), and a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 
-from common import markdown, write
+from common import data_folder, markdown, spread, write
 
 import tightbound as tb
 
@@ -55,11 +54,8 @@ BASELINES: dict[str, Scorer] = {"nearest neighbours": neighbours, "isolation for
 
 
 def sets(wanted: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    folder = os.environ.get("TIGHTBOUND_DATA")
-    if folder is None:
-        sys.exit("set TIGHTBOUND_DATA to the folder that holds anomaly/")
     found = {}
-    for path in sorted((Path(folder) / "anomaly").glob("*.npz"), key=lambda path: path.stem.split("_", 1)[1].lower()):
+    for path in sorted(data_folder("anomaly").glob("*.npz"), key=lambda path: path.stem.split("_", 1)[1].lower()):
         name = path.stem.split("_", 1)[1]
         if wanted is None or name in wanted.split(","):
             with np.load(path, allow_pickle=False) as file:
@@ -101,7 +97,7 @@ def main() -> None:
     rows = [
         [
             name,
-            *(f"{np.mean(of[method]):.1f} ± {np.std(of[method]):.1f}" for method in methods),
+            *(spread(of[method], 1) for method in methods),
             f"{100 * np.mean(of['false alarms']):.1f}",
             sum(alarms > allowed for alarms, allowed in zip(of["false alarms"], of["allowed"], strict=True)),
             f"{np.mean(of['seconds']):.0f}",

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,7 +28,7 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 
-from common import markdown, write
+from common import data_folder, markdown, spread, write
 
 import tightbound as tb
 
@@ -50,7 +49,7 @@ class Table(NamedTuple):
 
 
 def read(name: str) -> Table:
-    folder = root() / name
+    folder = data_folder("masked") / name
     codes = np.loadtxt(folder / "data.csv", delimiter=",")
     with (folder / "data_types.csv").open() as file:
         kinds = tuple(KINDS[line["type"]] for line in csv.DictReader(file))
@@ -58,13 +57,6 @@ def read(name: str) -> Table:
     if (folder / "MissingTrue.csv").exists():
         known &= ~cells(folder / "MissingTrue.csv", codes.shape)
     return Table(codes, kinds, known)
-
-
-def root() -> Path:
-    folder = os.environ.get("TIGHTBOUND_DATA")
-    if folder is None:
-        sys.exit("set TIGHTBOUND_DATA to the folder that holds masked/")
-    return Path(folder) / "masked"
 
 
 def cells(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -166,7 +158,7 @@ def main() -> None:
     for name in arguments.sets.split(","):
         table, found = read(name), measured.setdefault(name, {})
         for mask in arguments.masks.split(","):
-            hidden = cells(root() / name / f"Missing{mask}.csv", table.codes.shape)
+            hidden = cells(data_folder("masked") / name / f"Missing{mask}.csv", table.codes.shape)
             started = time.perf_counter()
             filled, more = ours(table, hidden)
             more["seconds"] = time.perf_counter() - started
@@ -184,11 +176,6 @@ def main() -> None:
         print(f"\n{name}, masks {arguments.masks}\n\n{markdown(['error', *kinds], rows)}", flush=True)
     if arguments.sets.split(",") == list(SETS):
         write("../../tables/results/heterogeneous", {"sets": measured, "settings": SETTINGS})
-
-
-def spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{np.mean(known):.3f} ± {np.std(known):.3f}" if known else ""
 
 
 if __name__ == "__main__":

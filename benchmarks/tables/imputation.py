@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import time
 import warnings
@@ -34,7 +33,7 @@ from sklearn.model_selection import cross_val_predict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 
-from common import markdown, write
+from common import data_folder, markdown, spread, write
 
 import tightbound as tb
 
@@ -62,11 +61,8 @@ def methods(seed: int) -> dict[str, Callable[[], Any]]:
 
 
 def table(name: str, whole: bool = False) -> np.ndarray:
-    folder = os.environ.get("TIGHTBOUND_DATA")
-    if folder is None:
-        sys.exit("set TIGHTBOUND_DATA to the folder that holds tables/")
     file, mark = TABLES[name]
-    x = np.loadtxt(Path(folder) / "tables" / file, delimiter=mark)
+    x = np.loadtxt(data_folder("tables") / file, delimiter=mark)
     x = x if whole else x[:, :-1]
     return (x - x.mean(axis=0)) / x.std(axis=0)
 
@@ -109,10 +105,7 @@ def main() -> None:
                 error = float(np.mean((filled - x)[hidden] ** 2))
                 errors.setdefault(method, {}).setdefault(name, []).append(error)
                 print(f"{name}, seed {seed}: {method} {error:.3f}", file=sys.stderr, flush=True)
-    rows = [
-        [method, *(f"{np.mean(of[name]):.3f} ± {np.std(of[name]):.3f}" for name in TABLES), f"{seconds[method]:.0f}"]
-        for method, of in errors.items()
-    ]
+    rows = [[method, *(spread(of[name]) for name in TABLES), f"{seconds[method]:.0f}"] for method, of in errors.items()]
     rows.append(["MIWAE, published", *(f"{error:.3f}" for error in PUBLISHED.values()), ""])
     print(markdown(["mean squared error", *TABLES, "seconds in all"], rows))
     write("../../tables/results/imputation", {"errors": errors, "seconds": seconds, "settings": SETTINGS})

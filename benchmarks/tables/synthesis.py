@@ -34,7 +34,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 
-from common import markdown, write
+from common import data_folder, markdown, spread, write
 from peers import TORCH, peer_python
 
 import tightbound as tb
@@ -49,11 +49,8 @@ COMPARED = 2000  # synthetic and test rows whose nearest training row is sought
 
 
 def read(name: str) -> pd.DataFrame:
-    folder = os.environ.get("TIGHTBOUND_DATA")
-    if folder is None:
-        sys.exit("set TIGHTBOUND_DATA to the folder that holds tables/")
     table = pd.read_csv(
-        Path(folder) / "tables" / name, header=None, names=NAMES, skipinitialspace=True, na_values=[], keep_default_na=False
+        data_folder("tables") / name, header=None, names=NAMES, skipinitialspace=True, na_values=[], keep_default_na=False
     )
     return table.assign(income=table["income"].str.rstrip("."))
 
@@ -142,10 +139,6 @@ def main() -> None:
     rows = [[method, *(spread([run[key] for run in runs if key in run]) for key in keys)] for method, runs in measured.items()]
     print(markdown(["F1 on real test rows, fidelity", *keys], rows))
     write("../../tables/results/synthesis", {"runs": measured, "settings": SETTINGS})
-
-
-def spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else ""
 
 
 if __name__ == "__main__":

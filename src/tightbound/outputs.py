@@ -23,7 +23,9 @@ ROW_FORMATS = (".npy", ".csv")
 def check_output(path: Path, formats: tuple[str, ...]) -> None:
     """Raise :class:`StoreError` when an output exists or has a type that cannot be written: before any work is done."""
     if path.suffix.lower() not in formats:
-        raise StoreError(f"cannot write '{path}': the name must end in {', '.join(formats[:-1])} or {formats[-1]}")
+        *others, last = formats
+        names = f"{', '.join(others)} or {last}" if others else last
+        raise StoreError(f"cannot write '{path}': the name must end in {names}")
     refuse_existing(path)
 
 

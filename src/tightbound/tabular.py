@@ -153,7 +153,8 @@ def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 10
 
 def surprise(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing."""
-    cells, usual = (site_scores(model, rows, draws=draws, seed=seed) for rows in (data, calibration))
+    cells = site_scores(model, data, draws=draws, seed=seed)
+    usual = cells if calibration is data else site_scores(model, calibration, draws=draws, seed=seed)
     known = np.isfinite(usual).any(axis=0)
     return np.where(known, np.nanmedian(np.where(known, usual, 0.0), axis=0), np.nan) - cells
 

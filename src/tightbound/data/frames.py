@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import narwhals.stable.v2 as nw
@@ -187,7 +188,8 @@ class TableSchema(Spec):
         for number, column in enumerate(self.columns):
             kind = SITE[column.kind]
             # Sites of a part are padded to its largest number of levels, or atoms: at most to twice as many as they have.
-            width = math.ceil(math.log2(max(len(column.values), 2))) if kind in ("category", "levels") else _width(column.atoms)
+            levelled = kind in ("category", "levels")
+            width = math.ceil(math.log2(max(len(column.values), 2))) if levelled else _padding(column.atoms)
             groups.setdefault((kind, width, column.step > 0), []).append(number)
         for (kind, width, _), members in groups.items():
             columns = [self.columns[number] for number in members]
@@ -345,7 +347,8 @@ def as_frame(table: Any) -> nw.DataFrame[Any]:
     return frame
 
 
-def _width(atoms: tuple[float, ...]) -> int:
+def _padding(atoms: tuple[float, ...]) -> int:
+    """Return a number that columns share whose numbers of atoms differ by a factor of two at most."""
     return math.ceil(math.log2(len(atoms))) + 1 if atoms else 0
 
 
@@ -395,9 +398,13 @@ class Cells:
 
     def distinct(self) -> list[Any]:
         """Return the different values that are seen, in order."""
-        if self.numbers is None:
-            return sorted(set(self.text[self.seen].tolist()))
-        return np.unique(self.numbers[self.seen]).tolist()
+        return sorted(set(self.text[self.seen].tolist())) if self.numbers is None else self.counted[0].tolist()
+
+    @cached_property
+    def counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different numbers that are seen, in order, and how often."""
+        assert self.numbers is not None
+        return np.unique(self.numbers[self.seen], return_counts=True)
 
     def looked_up(self, codes: dict[str, float]) -> np.ndarray:
         """Return the code of every cell's word, NaN where it has none or is missing."""
@@ -484,7 +491,22 @@ def _override(name: str, given: Override) -> dict[str, Any]:
         raise DataError(f"column '{name}': unknown {', '.join(unknown)}; a column has kind, values, atoms and step")
     if fields.get("kind") not in kinds:
         raise DataError(f"column '{name}': unknown kind '{fields.get('kind')}' (allowed: {', '.join(kinds)})")
+    if fields.keys() & {"atoms", "step"}:
+        _check_measured(name, **fields)
     return fields
+
+
+def _check_measured(name: str, kind: str, atoms: Any = (), step: Any = 0.0, **_: Any) -> None:
+    if kind not in (("real", "positive") if not step else ("real",)):
+        raise DataError(f"column '{name}' of kind '{kind}' has no {'step' if step else 'atoms'}; real numbers have")
+    if not isinstance(atoms, Sequence) or isinstance(atoms, str) or not all(map(_is_finite, atoms)):
+        raise DataError(f"column '{name}': atoms are a list of numbers, got {atoms!r}")
+    if not _is_finite(step) or step < 0:
+        raise DataError(f"column '{name}': a step is a number, 0 for none, got {step!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[Any] = (), **numbers: Any) -> Column | LeftOut:
@@ -523,7 +545,7 @@ def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
             return None
         if _is_narrow(numbers):
             return "ordinal" if len(values) <= MORE_LEVELS and values[-1] <= LARGEST_LEVEL else "real"
-        if values[-1] <= LARGEST_COUNT_SUGGESTED and not _atoms(numbers):
+        if values[-1] <= LARGEST_COUNT_SUGGESTED and not _atoms(*cells.counted):
             return "count"
     if values[0] > 0 and _skewness(numbers) > max(SKEWED, abs(_skewness(np.log(numbers)))):
         return "positive"
@@ -535,23 +557,21 @@ def _is_narrow(numbers: np.ndarray) -> bool:
     return float(numbers.var()) < float(numbers.mean()) * (1.0 - 3.0 * math.sqrt(2.0 / len(numbers)))
 
 
-def _atoms(numbers: np.ndarray) -> tuple[float, ...]:
+def _atoms(values: np.ndarray, often: np.ndarray) -> tuple[float, ...]:
     """Return the values that stand out: often by themselves, and far more often than the values beside them."""
-    values, often = np.unique(numbers, return_counts=True)
     padded = np.pad(often.astype(np.float64), 2, constant_values=np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a single value has nothing beside it
         beside = np.nanmean([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]], axis=0)
-    enough = max(FEWEST_AT_ATOM, SHARE_AT_ATOM * len(numbers))
+    enough = max(FEWEST_AT_ATOM, SHARE_AT_ATOM * often.sum())
     outstanding = (often >= enough) & (often >= OUTSTANDING * beside)
     chosen = np.argsort(np.where(outstanding, -often, 1), kind="stable")[: min(MOST_ATOMS, int(outstanding.sum()))]
     return tuple(np.sort(values[chosen]).tolist())
 
 
-def _step(numbers: np.ndarray) -> float:
+def _step(values: np.ndarray, often: np.ndarray) -> float:
     """Return the power of ten that all numbers are multiples of, if they are whole or repeat as rounded numbers do; else 0."""
-    values = np.unique(numbers)
-    repeat = len(values) <= REPEATED * len(numbers)
+    repeat = len(values) <= REPEATED * often.sum()
     for decimals in range(MOST_DECIMALS + 1 if repeat else 1):
         if np.allclose(values, np.round(values, decimals), rtol=1e-12, atol=0.0):
             return 10.0**-decimals
@@ -576,19 +596,21 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         return Column(values=words, **given)
     if cells.numbers is None:
         raise DataError(f"column '{name}' holds text such as {found[0]!r}, and cannot be of kind '{kind}'")
-    numbers = np.sort(cells.numbers[cells.seen])  # sums in one order, whatever that of the rows
+    numbers = np.repeat(*cells.counted)  # sums in one order, whatever that of the rows
     if kind == "count":
         if found[0] < 0 or found[-1] > LARGEST_COUNT or np.any(np.floor(numbers) != numbers):
             raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
         return Column(**given)
-    given["atoms"] = tuple(sorted(map(float, measured.get("atoms", _atoms(numbers)))))
+    given["atoms"] = tuple(sorted(map(float, measured["atoms"] if "atoms" in measured else _atoms(*cells.counted))))
     others = numbers[~np.isin(numbers, given["atoms"])]
     if kind == "positive":
         if found[0] <= 0:
             raise DataError(f"column '{name}' is not positive: it has {found[0]:g}; choose kind 'real'")
+        if any(atom <= 0 for atom in given["atoms"]):
+            raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
         others = np.log(others)
     elif not cells.is_moment:
-        given["step"] = float(measured.get("step", _step(numbers)))
+        given["step"] = float(measured["step"] if "step" in measured else _step(*cells.counted))
     if not len(others):
         raise DataError(f"column '{name}' has no numbers besides its atoms; choose kind 'category' or 'ordinal'")
     shift, scale = _units(others)

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from tightbound.completion import site_scores
 from tightbound.pictures import COLOURS, INK, PALE, bins_of
 from tightbound.report.draws import replicated
-from tightbound.report.material import Material
+from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
+from tightbound.tabular import surprise
 
 __all__ = ["columns"]
 
@@ -145,16 +145,18 @@ def _calibration(material: Material) -> Panel:
     numbers: dict[str, np.ndarray] = {"from": edges[:-1], "to": edges[1:]}
     figure, (axes,) = axes_of(5.6, 2.4)
     shares = np.histogram(positions[np.isfinite(positions)], edges)[0]
-    share = shares / max(shares.sum(), 1) * 20
-    axes.stairs(share, edges, fill=True, color=COLOURS[0], alpha=0.75)
+    density = shares / max(shares.sum(), 1) * len(shares)
+    axes.stairs(density, edges, fill=True, color=COLOURS[0], alpha=0.75)
     axes.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
     labelled(axes, "P(smaller value) under p(x | z), z ~ q(z | x)", "density")
-    numbers["density"] = share
-    inside = np.nanmean((positions > 0.05) & (positions < 0.95))
+    numbers["density"] = density
+    inside = np.where(np.isfinite(positions), (positions > 0.05) & (positions < 0.95), np.nan)
+    held = np.nanmean(inside[np.isfinite(inside).any(axis=1)], axis=1)  # cells of a row are not independent, rows are
+    share, error = 100 * held.mean(), 100 * held.std() / len(held) ** 0.5
     caption = (
         f"Where the cells of {material.part} rows lie in the distributions that the model gives them: flat is calibrated, "
         "a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
-        f"hold {inside:.0%} of the cells."
+        f"hold {share:.1f} ± {error:.1f} % of a row's cells."
     )
     return Panel("calibration", "Calibration", caption, figure, numbers)
 
@@ -173,17 +175,15 @@ def _positions(material: Material) -> np.ndarray:
 def _odd(material: Material) -> Panel:
     found, rows = material.evidence.log_evidence, material.judged
     order = np.argsort(found)[:ODDEST]
-    cells = site_scores(material.model, rows, draws=200)
-    usual = np.nanmedian(cells, axis=0)
-    surprise = usual - cells[order]
+    odd = surprise(material.model, rows, rows, draws=DRAWS)[order]
     figure, (axes,) = axes_of(8.0, 0.26 * len(order) + 1.0)
     axes.barh(np.arange(len(order)), found[order] - np.median(found), color=COLOURS[0])
     axes.invert_yaxis()
     axes.set_yticks(range(len(order)), [f"row {row}" for row in order])
     blamed = []
     for place in range(len(order)):
-        worst = np.argsort(-np.nan_to_num(surprise[place], nan=-np.inf))[:2]
-        blamed.append("; ".join(_blame(material, order[place], column, surprise[place, column]) for column in worst))
+        worst = np.argsort(-np.nan_to_num(odd[place], nan=-np.inf))[:2]
+        blamed.append("; ".join(_blame(material, order[place], column, odd[place, column]) for column in worst))
         axes.annotate(blamed[-1], (0.0, place), xytext=(4, 0), textcoords="offset points", fontsize=7, color=INK, va="center")
     labelled(axes, f"log p(x) below the median row, {material.unit}", "")
     axes.margins(x=0.02)

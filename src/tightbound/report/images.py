@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 
 from tightbound.pictures import image_grid, reconstructed_images, tiles
 from tightbound.report.material import Material
@@ -31,19 +32,17 @@ def _reconstructions(material: Material) -> Panel:
 
 def _nearest(material: Material) -> Panel:
     drawn, training = material.samples[: 2 * ACROSS], material.training.x[:SEARCHED].astype(np.float64)
-    squares = (drawn**2).sum(axis=1)[:, None] + (training**2).sum(axis=1) - 2.0 * drawn @ training.T
-    nearest = squares.argmin(axis=1)
     own = material.evaluated.x[: len(drawn)].astype(np.float64)
-    to_test = (own**2).sum(axis=1)[:, None] + (training**2).sum(axis=1) - 2.0 * own @ training.T
-    distances = [np.sqrt(np.maximum(found.min(axis=1), 0.0)) for found in (squares, to_test)]
+    found = [cdist(images, training) for images in (drawn, own)]
+    nearest, distances = found[0].argmin(axis=1), [distance.min(axis=1) for distance in found]
     rows = []
     for start in range(0, len(drawn), ACROSS):
         rows += [drawn[start : start + ACROSS], training[nearest[start : start + ACROSS]]]
     figure = _strips(material, rows)
     caption = (
         "Draws from the model, and below each the training image nearest to it: if they are the same, the model copies. The "
-        f"median distance is {np.median(distances[0]):.3g}; that of {material.part} images to the training images is "
-        f"{np.median(distances[1]):.3g}."
+        f"median distance, in units of a pixel, is {np.median(distances[0]):.3g}; that of {material.part} images to the "
+        f"training images is {np.median(distances[1]):.3g}."
     )
     numbers = {"draw": np.arange(len(drawn)), "nearest_training_row": nearest, "distance": distances[0]}
     return Panel("samples", "Draws from the model and their nearest training images", caption, figure, numbers)

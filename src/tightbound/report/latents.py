@@ -30,22 +30,28 @@ def _panels(material: Material) -> Iterator[Panel]:
     yield _map(material)
     if material.data.sites.is_image:
         yield _traversals(material)
-        yield _interpolation(material)
+        if len(material.evaluated) > 1:
+            yield _interpolation(material)
     else:
         yield _responses(material)
 
 
 def _carried(material: Material) -> Panel:
-    kl, order = material.posteriors.kl.mean(axis=0), material.order
+    order, of_rows = material.order, material.posteriors.kl
+    kl, errors = of_rows.mean(axis=0), of_rows.std(axis=0) / len(of_rows) ** 0.5
     figure, (axes,) = axes_of(6.4, 2.4)
     axes.bar(np.arange(len(order)), kl[order], color=COLOURS[0])
     ticks = np.arange(0, len(order), max(1, len(order) // 25))
     axes.set_xticks(ticks, [str(latent) for latent in order[ticks]])
     labelled(axes, "latent, the fullest first", "KL, nats")
-    total = kl.sum()
+    total, error = kl.sum(), of_rows.sum(axis=1).std() / len(of_rows) ** 0.5
     most = np.searchsorted(np.cumsum(kl[order]), 0.9 * total) + 1
-    caption = f"Nats that each latent carries, {total:.1f} in all; {most} of {len(order)} carry nine tenths. At 0: unused."
-    return Panel("kl_per_latent", "What each latent carries", caption, figure, {"latent": order, "kl_nats": kl[order]})
+    caption = (
+        f"Mean KL of each latent over {len(of_rows):,} rows of all parts, {total:.2f} ± {error:.2f} nats in all; {most} of "
+        f"{len(order)} carry nine tenths. A latent at 0 is not used."
+    )
+    numbers = {"latent": order, "kl_nats": kl[order], "se": errors[order]}
+    return Panel("kl_per_latent", "What each latent carries", caption, figure, numbers)
 
 
 def _aggregate(material: Material) -> Panel:
@@ -113,9 +119,9 @@ def _traversals(material: Material) -> Panel:
 def _interpolation(material: Material) -> Panel:
     rows = material.evaluated
     count = min(len(rows) // 2, 5)
-    means = embed(material.model, rows.take(np.arange(max(2 * count, 1)))).mean
+    means = embed(material.model, rows.take(np.arange(2 * count))).mean
     share = np.linspace(0.0, 1.0, STEPS)[:, None]
-    lines = [(1.0 - share) * means[2 * k] + share * means[2 * k + 1] for k in range(count)] or [means + 0.0 * share]
+    lines = [(1.0 - share) * means[2 * k] + share * means[2 * k + 1] for k in range(count)]
     pictures = np.concatenate([tiles(decode(material.model, line), rows.sites) for line in lines])
     figure, (axes,) = axes_of(7.2, 0.62 * len(lines) + 0.4)
     axes.imshow(image_grid(pictures, STEPS), interpolation="nearest")

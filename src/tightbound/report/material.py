@@ -12,7 +12,7 @@ from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema
 from tightbound.diagnosis.measurements import Posteriors, posteriors
 from tightbound.evidence.importance import Importance, importance
-from tightbound.fitting import held_out, prior_draws
+from tightbound.fitting import prior_draws
 from tightbound.inference import decode, reconstruct, sample
 from tightbound.model import Model
 from tightbound.pictures import Sheets
@@ -73,8 +73,7 @@ class Material:
     @cached_property
     def evaluated(self) -> Dataset:
         """Some of the rows that the final numbers are of."""
-        rows = self.run.split["test" if self.part == "test" else "train"]
-        return held_out(self.data, rows[:LOOKED_AT], self.seed)
+        return self.data.take(self.run.split["test" if self.part == "test" else "train"][:LOOKED_AT])
 
     @cached_property
     def mapped(self) -> Dataset:

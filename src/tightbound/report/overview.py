@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from tightbound.cite import cite
-from tightbound.diagnosis.subject import ACTIVE
+from tightbound.diagnosis.subject import ACTIVE, Subject
+from tightbound.evidence.gaps import surgery
 from tightbound.report.material import Material
 from tightbound.report.parts import Section
 from tightbound.settings import rebuilt, spec_of
@@ -43,10 +45,9 @@ def _verdict(findings: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
-    summary, unit = material.run.summary, material.unit
-    found = material.posteriors
-    rate = found.kl.sum(axis=1)
-    activity = found.mean.var(axis=0)
+    run, unit = material.run, material.unit
+    summary = run.summary
+    subject = Subject(material.model, material.training)
     facts = [
         (f"ELBO, {material.part} rows", _bounded(summary["elbo"], unit)),
         (f"log p(x), {material.part} rows", _bounded(summary["log_evidence"], unit)),
@@ -54,12 +55,12 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     if "bits_per_dimension" in summary["log_evidence"]:
         value, error = summary["log_evidence"]["bits_per_dimension"]
         facts.append(("bits per dimension", f"at most {value:.4f} ± {error:.4f}"))
-    error = rate.std() / max(len(rate), 1) ** 0.5
-    distortion = -summary["elbo"]["value"] - rate.mean()
+    if len(material.evaluated) > 1:
+        parts = surgery(material.model, material.evaluated)
+        facts.append((f"rate, KL(q(z | x) ‖ p(z)), {material.part} rows", _bounded(asdict(parts.rate), unit)))
+        facts.append((f"distortion, −E log p(x | z), {material.part} rows", _bounded(asdict(parts.distortion), unit)))
     facts += [
-        ("rate, KL(q(z | x) ‖ p(z))", f"{rate.mean():.2f} ± {error:.2f} {unit}, over {len(rate):,} rows of all parts"),
-        ("distortion, −E log p(x | z)", f"{distortion:.2f} {unit}, what the rate leaves of the ELBO"),
-        ("active latents", f"{int((activity > ACTIVE).sum())} of {len(activity)}: their means vary by more than {ACTIVE}"),
+        ("active latents", f"{subject.active} of {run.spec.latent}: their means vary by more than {ACTIVE:.0%} of the prior"),
         ("weights", f"{summary['parameters']:,}"),
         ("training", f"{summary['steps']:,} steps, {summary['training_seconds']:.1f} s"),
     ]

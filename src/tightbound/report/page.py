@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tightbound.errors import StoreError
 from tightbound.files import refuse_existing, write_bytes, write_folder
+from tightbound.outputs import check_output
 from tightbound.report.columns import columns
 from tightbound.report.course import course
 from tightbound.report.images import images
@@ -32,15 +33,13 @@ def write_report(run: str | Path, out: str | Path | None = None, *, trust: Seque
 
     The page is a function of the run folder and of the data that it names. It holds every picture itself and asks the network
     for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name. Raises :class:`DataError`
-    when the data has changed or is gone, :class:`OutputExistsError` when the page or the folder exists, and the errors of
-    :func:`tightbound.load_model`.
+    when the data has changed or is gone, :class:`OutputExistsError` when the page or the folder exists, :class:`StoreError`
+    when they cannot be written, and the errors of :func:`tightbound.load_model`.
     """
     stored = read_run(run)
     path = Path(out) if out is not None else Path(run) / "report.html"
     numbers = path.with_suffix("")
-    if numbers == path:
-        raise StoreError(f"cannot write '{path}': the name must end in .html")
-    refuse_existing(path)
+    check_output(path, (".html",))
     refuse_existing(numbers)
     made = sections(stored, trust)
     page = render(stored, made, numbers.name).encode()
