@@ -11,23 +11,34 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo test check clean
+.PHONY: demo test check style types layers examples clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN) $(RUN).partial
 	mkdir -p $(dir $(RUN))
 	$(BIN)/tightbound fit digits --out $(RUN)
 
-# Tests that compile much and compute little run without XLA's optimiser, sooner.
-test: check
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest -n 2 -m compiling
+# Tests that compile much and compute little run without XLA's optimiser, sooner; there are other processes for the second core.
+QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1
+
+test:
+	$(MAKE) --jobs=2 check
+	XLA_FLAGS="$(XLA_FLAGS) $(QUICK)" $(BIN)/python -m pytest -n 2 -m compiling
 	$(BIN)/python -m pytest -n 2 -m "not compiling"
 
-check: $(VENV)/.installed-dev
+check: style types layers examples
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+layers: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+examples: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --doctest-modules -o doctest_optionflags="ELLIPSIS NORMALIZE_WHITESPACE" src/tightbound
 
 clean:

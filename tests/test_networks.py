@@ -41,14 +41,19 @@ def assert_close(left: Any, right: Any) -> None:
 
 
 @pytest.fixture(params=[10**9, 4000], ids=["one block", "many blocks"])
-def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(convolution, "BLOCK_BYTES", request.param)
-    return request.param
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "PATCH_BYTES", request.param)
+    monkeypatch.setattr(convolution, "SUM_BYTES", request.param)
+
+
+@pytest.fixture(params=[10**9, 1], ids=["patches", "sums"])
+def channels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "MANY_CHANNELS", request.param)
 
 
 def images() -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x (6, 8, 12, OUTER), kernel, y (6, 4, 6, INNER)."""
-    return normal("x", 6, 8, 12, OUTER), normal("k", INNER, 16 * OUTER), normal("y", 6, 4, 6, INNER)
+    """x (6, 10, 12, OUTER), kernel, y (6, 5, 6, INNER): one odd side, one even."""
+    return normal("x", 6, 10, 12, OUTER), normal("k", INNER, 16 * OUTER), normal("y", 6, 5, 6, INNER)
 
 
 def taps(kernel: jax.Array) -> jax.Array:
@@ -64,7 +69,8 @@ def per_example(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return jax.vmap(function, in_axes=(0, None))
 
 
-def test_the_three_products_are_those_of_xla(block_bytes: int) -> None:
+@pytest.mark.usefixtures("blocks", "channels")
+def test_the_three_products_are_those_of_xla() -> None:
     x, kernel, y = images()
     transposed = lax.conv_transpose(y, taps(kernel), (2, 2), "SAME", transpose_kernel=True)
     with_respect_to_kernel = jax.linear_transpose(lambda k: by_xla(x, k), kernel)(y)[0]
@@ -86,7 +92,8 @@ def score(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return lambda x, kernel: jnp.sum(jnp.tanh(function(x, kernel)) * weights)
 
 
-def test_first_and_second_derivatives_are_those_of_xla(block_bytes: int) -> None:
+@pytest.mark.usefixtures("blocks", "channels")
+def test_first_and_second_derivatives_are_those_of_xla() -> None:
     x, kernel, _ = images()
 
     def derivatives(function: Callable[..., jax.Array]) -> Any:
@@ -191,7 +198,7 @@ def test_the_decoder_keeps_parameters_and_channels_apart() -> None:
 
 
 def test_one_convolution_is_the_formula() -> None:
-    network = tb.Convolutional(channels=(INNER,), activation="tanh").build((8, 12, OUTER), (2,), key=KEY)
+    network = tb.Convolutional(channels=(INNER,), activation="tanh").build((10, 12, OUTER), (2,), key=KEY)
     kernel, bias = normal("k", INNER, 16 * OUTER), normal("b", INNER)
     network = eqx.tree_at(lambda n: (n.convolutions[0].kernel, n.convolutions[0].bias), network, (kernel, bias))
     x = images()[0][0]

@@ -7,7 +7,8 @@ any order, forward and reverse, stay among the three.
 
 On processors each is one matrix product with the 4×4 patches of x: XLA's own convolution is several times slower there,
 its gradients above all. The patches, sixteen times the image that they come from in entries per output pixel, are made for a
-block of examples at a time and never kept. On other devices XLA's convolution is used.
+block of examples at a time and never kept. Between many channels the first two save products instead, see
+:mod:`tightbound.networks.winograd`. On other devices XLA's convolution is used.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from tightbound.networks import winograd
+
 __all__ = ["TAPS", "convolve", "convolve_transposed", "correlate"]
 
 TAPS = 16
 # The patches of a block of examples should stay in the processor's cache between being written and being read.
-BLOCK_BYTES = 2**22
+PATCH_BYTES = 2**22
+# Between so many channels sums of pixels and taps cost less than the products that they save, and want blocks of this size,
+# counted as if they held patches.
+MANY_CHANNELS = 64
+SUM_BYTES = 2**25
 
 
 def convolve(
@@ -93,9 +100,12 @@ def _correlate_block(x: Array, y: Array) -> Array:
     return lax.dot_general(y.reshape(n, h * w, channels), _patches(x), (((0, 1), (0, 1)), ((), ())))
 
 
-def _blocks(examples: int, patch_entries: int, itemsize: int) -> int:
-    """Return the smallest divisor of the number of examples that makes blocks of at most BLOCK_BYTES of patches."""
-    wanted = max(1, BLOCK_BYTES // max(1, patch_entries * itemsize))
+Block = Callable[[Array, Any], Array]
+
+
+def _blocks(examples: int, patch_bytes: int, most: int) -> int:
+    """Return the smallest divisor of the number of examples that makes blocks of at most so many bytes of patches."""
+    wanted = max(1, most // max(1, patch_bytes))
     return next(n for n in range(1, examples + 1) if examples % n == 0 and (examples // n <= wanted or n == examples))
 
 
@@ -108,10 +118,15 @@ def _split(images: Array, blocks: int) -> Array:
     return images.reshape(len(images) // blocks, blocks, *images.shape[1:])
 
 
-def _in_blocks(block: Callable[[Array, Array], Array], images: Array, kernel: Array, out: ShapedArray) -> Array:
+def _in_blocks(few: Block, many: Block, images: Array, kernel: Any, out: ShapedArray) -> Array:
+    """Return the images' convolution by one function between few channels, by the other between many."""
     flat = _flat(images)
     h, w = min(flat.shape[1], out.shape[-3]), min(flat.shape[2], out.shape[-2])
-    blocks = _blocks(len(flat), h * w * kernel.shape[1], images.dtype.itemsize) if len(flat) else 1
+    patch_bytes = h * w * kernel.shape[1] * images.dtype.itemsize
+    block, most = few, PATCH_BYTES
+    if kernel.shape[1] >= TAPS * MANY_CHANNELS:
+        block, most, kernel = many, SUM_BYTES, winograd.kernel_parts(kernel)
+    blocks = _blocks(len(flat), patch_bytes, most) if len(flat) else 1
     if blocks == 1:
         return block(flat, kernel).reshape(out.shape)
     parts = _split(flat, blocks)
@@ -139,17 +154,18 @@ def _correlate_shape(x: Any, y: Any) -> ShapedArray:
 
 
 def _convolve_on_processor(x: Array, kernel: Array) -> Array:
-    return _in_blocks(_convolve_block, x, kernel, _convolve_shape(x, kernel))
+    return _in_blocks(_convolve_block, winograd.convolve, x, kernel, _convolve_shape(x, kernel))
 
 
 def _convolve_transposed_on_processor(y: Array, kernel: Array) -> Array:
-    return _in_blocks(_convolve_transposed_block, y, kernel, _convolve_transposed_shape(y, kernel))
+    out = _convolve_transposed_shape(y, kernel)
+    return _in_blocks(_convolve_transposed_block, winograd.convolve_transposed, y, kernel, out)
 
 
 def _correlate_on_processor(x: Array, y: Array) -> Array:
     images, responses = _flat(x), _flat(y)
-    entries = TAPS * math.prod(responses.shape[1:3]) * images.shape[-1]
-    blocks = _blocks(len(images), entries, x.dtype.itemsize) if len(images) else 1
+    patch_bytes = TAPS * math.prod(responses.shape[1:3]) * images.shape[-1] * x.dtype.itemsize
+    blocks = _blocks(len(images), patch_bytes, PATCH_BYTES) if len(images) else 1
     if blocks == 1:
         return _correlate_block(images, responses)
     parts = _split(images, blocks), _split(responses, blocks)
