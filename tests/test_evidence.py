@@ -66,6 +66,11 @@ def test_the_grid_is_the_closed_form_posterior(model: Model, data: tb.Dataset) -
     np.testing.assert_allclose(grid.log_density, p.logpdf(points), atol=2e-3)
 
 
+def test_an_example_out_of_reach_has_no_grid(model: Model, data: tb.Dataset) -> None:
+    with pytest.raises(DataError, match="too far from the data"):
+        posterior_grid(model, jnp.full(data.x.shape[1], 1e30))
+
+
 def test_a_mixture_prior_has_a_closed_form_too() -> None:
     model = linear_model(prior=tb.TrainedMixture(components=3))
     data = rows_of(model, 3)

@@ -12,33 +12,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import tightbound as tb
+from kinds import MARKUP, run_of
 from running import call, shared
 from tightbound.errors import DataError, FormatError, OutputExistsError
 from tightbound.report.material import Material
 from tightbound.report.overview import overview
 from tightbound.report.page import render
 
-MARKUP = "<script>alert(1)</script>"  # the name of a column: what stands in the data must not become part of the page
-FLAGS = ("--hidden", 16, "--steps", 60, "--no-pictures")
-
 
 class Made(NamedTuple):
     run: Path
     page: str
     numbers: Path
-
-
-def people(rows: int) -> pa.Table:
-    rng = np.random.default_rng(0)
-    height = rng.normal(170, 9, rows)
-    return pa.table({
-        MARKUP: rng.choice(["F", "M"], rows), "height": np.where(rng.random(rows) < 0.1, np.nan, height),
-        "visits": rng.poisson(30, rows), "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
-    })  # fmt: skip
 
 
 @functools.cache
@@ -49,16 +37,7 @@ def made(kind: str) -> Made:
 
 
 def make(kind: str, folder: Path) -> None:
-    if kind == "images":
-        data, more = "digits", ()
-    elif kind == "table":
-        tb.write_table(folder / "people.csv", people(300))
-        data, more = folder / "people.csv", ()
-    else:
-        np.save(folder / "counts.npy", np.random.default_rng(0).poisson(np.geomspace(0.2, 20, 12), (200, 12)))
-        data, more = folder / "counts.npy", ("--kind", "count")
-    outcome = call("fit", data, "--out", folder / "run", *FLAGS, *more)
-    assert outcome.code == 0, outcome.err
+    shutil.copytree(run_of(kind), folder / "run")
     outcome = call("report", folder / "run")
     assert outcome.code == 0, outcome.err
 

@@ -219,6 +219,14 @@ def test_no_row_is_drawn_twice() -> None:
     assert len(np.unique(x[:, schema.names.index("height")])) == 3000
 
 
+@pytest.mark.parametrize("given", ["", "sex=F"])
+def test_without_a_range_every_draw_counts(given: str) -> None:
+    schema = tb.infer(people(), columns={"size": {"kind": "ordinal", "values": ["s", "m", "l", "unknown"]}})
+    x = tb.draw_given(tb.load_model(learnt().run), tb.conditions(schema, given), 1500)
+    assert x.shape == (1500, len(schema.names))
+    assert not given or np.all(x[:, schema.names.index("sex")] == 0.0)
+
+
 @pytest.mark.parametrize(
     ("given", "words", "error"),
     [

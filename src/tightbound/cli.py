@@ -1,4 +1,4 @@
-"""The terminal face: fit, evaluate, diagnose, encode, reconstruct, sample, impute, score, schema, info.
+"""The terminal face: fit, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score, schema, info.
 
 Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
 """
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -397,6 +398,22 @@ def report(
     """Write a run as one page to look at: numbers, training, latent space, the data and draws, how to have it again."""
     path = _part("report.page").write_report(run, out, trust=trust or ())
     typer.echo(f"{path}: one page that needs nothing else; the numbers behind its pictures are in {path.with_suffix('')}")
+
+
+@_command
+def explore(
+    run: RunFolder,
+    port: Annotated[int, typer.Option("--port", help="Of this machine; 0: one that is free.", min=0, max=65535)] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    trust: Trust = None,
+) -> None:
+    """Walk through the latent space of a run in the browser: a page that this machine alone can see, until Ctrl-C."""
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise SpecError("explore", (("", f"needs {' and '.join(missing)}: pip install 'tightbound[explore]'"),))
+    server = _part("explorer.server")
+    told = "explorer of this run, for this machine alone; Ctrl-C ends it"
+    server.explore(run, port=port, browse=browser, trust=tuple(trust or ()), tell=lambda at: typer.echo(f"{at}: {told}"))
 
 
 @_command

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from tightbound.files import write_with
 from tightbound.schema import Sites
 
 __all__ = [
+    "Plane",
     "PosteriorPlane",
     "Sheets",
     "bins_of",
@@ -26,6 +27,7 @@ __all__ = [
     "latent_map",
     "loss_curves",
     "marginals",
+    "plane",
     "posterior_map",
     "reconstructed_images",
     "recovered",
@@ -44,6 +46,7 @@ MASSES = (0.5, 0.9, 0.99)  # of the regions that a map of a posterior shows
 REGIONS = ("#b3d2f0", "#6faade", "#2f74b5")  # from the widest region to the narrowest
 COLUMNS = 12  # columns of a table that are shown, at most
 DPI = 150
+SHADES = (0.5, 99.5)  # percentiles of real numbers that are black and white
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,16 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def tiles(rows: np.ndarray, sites: Sites) -> np.ndarray:
-    """Return rows (n, D) as pictures (n, height, width, 3) in [0, 1]; levels run from black to white."""
+def tiles(rows: np.ndarray, sites: Sites, *, span: tuple[float, float] | None = None) -> np.ndarray:
+    """Return rows (n, D) as pictures (n, height, width, 3) in [0, 1]; levels run from black to white.
+
+    Real numbers and counts run over most of what the rows have, or over ``span``.
+    """
     images = np.asarray(rows, np.float64).reshape(-1, *sites.shape)
     if sites.kind in ("levels", "category"):
         images = images / (sites.levels - 1)
     elif sites.kind != "binary":
-        low, high = np.percentile(images, [0.5, 99.5])
+        low, high = np.percentile(images, SHADES) if span is None else span
         images = (images - low) / max(high - low, 1e-12)
     if images.shape[-1] == 2:
         images = images.mean(axis=-1, keepdims=True)
@@ -175,7 +181,7 @@ def latent_map(sheets: Sheets) -> Figure:
     """The means of q(z|x) in two dimensions: as they are, or their first two principal components."""
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    points, names = _plane(sheets.means)
+    points, names, *_ = plane(sheets.means)
     _scatter(axes, points, sheets.mean_labels)
     axes.set_xlabel(names[0], color=INK)
     axes.set_ylabel(names[1], color=INK)
@@ -186,19 +192,32 @@ def latent_map(sheets: Sheets) -> Figure:
     return figure
 
 
-def _plane(means: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-    if means.shape[1] == 1:
+class Plane(NamedTuple):
+    """A map of the latents: the ``points`` (n, 2) of rows, ``names`` of its directions, and z = middle + point @ axes."""
+
+    points: np.ndarray
+    names: tuple[str, str]
+    middle: np.ndarray
+    axes: np.ndarray
+
+
+def plane(means: np.ndarray) -> Plane:
+    """Return the map on which rows with these means (n, L) of q(z|x) lie widest: two latents, or principal components."""
+    latents = means.shape[1]
+    if latents == 1:
         jitter = np.random.Generator(np.random.Philox(0)).uniform(-0.5, 0.5, len(means))
-        return np.column_stack([means[:, 0], jitter]), ("z", "(spread out to be seen)")
-    if means.shape[1] == 2:
-        return means, ("z₁", "z₂")
-    centred = means - means.mean(axis=0)
+        points = np.column_stack([means[:, 0], jitter])
+        return Plane(points, ("z", "(spread out to be seen)"), np.zeros(1), np.array([[1.0], [0.0]]))
+    if latents == 2:
+        return Plane(means, ("z₁", "z₂"), np.zeros(2), np.eye(2))
+    middle = means.mean(axis=0)
+    centred = means - middle
     if len(centred) < 2:
         centred = np.repeat(centred, 2, axis=0)
-    left, sizes, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    left, sizes, right = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
-    names = tuple(f"principal component {i + 1} of {means.shape[1]} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
-    return left[: len(means), :2] * sizes[:2], (names[0], names[1])
+    names = tuple(f"principal component {i + 1} of {latents} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
+    return Plane(left[: len(means), :2] * sizes[:2], (names[0], names[1]), middle, right[:2])
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:

@@ -132,7 +132,7 @@ def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: in
     for number in range(ROUNDS):
         own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         drawn = complete(model, row, ROUND, draws=CANDIDATES, seed=own).x[:, 0]
-        kept.append(drawn[np.logical_and.reduce([condition.holds(drawn) for condition in ranges], initial=True)])
+        kept.append(drawn[np.all([np.ones(ROUND, bool), *(condition.holds(drawn) for condition in ranges)], axis=0)])
         found = sum(map(len, kept))
         if found >= count:
             return np.concatenate(kept)[:count]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 from tightbound.distributions import GaussianMixture, is_diagonal_gaussian
-from tightbound.errors import CombinationError
+from tightbound.errors import CombinationError, DataError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.likelihoods import Gaussian
 from tightbound.model import Model
@@ -202,6 +202,8 @@ def _box(model: Model, x: Array, observed: Array | None) -> tuple[Array, Array]:
 
 
 def _shrink(axes: tuple[np.ndarray, ...], log_joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(log_joint.max()):
+        raise DataError("log p(x, z) is not finite for any z near the prior or q(z|x): the example is too far from the data")
     kept = log_joint > log_joint.max() - LOST
     low, high = [], []
     for number, axis in enumerate(axes):

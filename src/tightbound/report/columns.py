@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from tightbound.pictures import COLOURS, INK, PALE, bins_of
+from tightbound.pictures import COLOURS, INK, PALE
 from tightbound.report.draws import replicated
+from tightbound.report.margins import margins, seen
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
 from tightbound.tabular import surprise
@@ -43,36 +44,18 @@ def _panels(material: Material) -> Iterator[Panel]:
         yield _counts(material)
 
 
-def _seen(material: Material, column: int) -> np.ndarray:
-    rows = material.evaluated
-    values = rows.x[:, column].astype(np.float64)
-    return values if rows.observed is None else values[rows.observed[:, column]]
-
-
-def _in_units(material: Material, column: int, sites: np.ndarray) -> np.ndarray:
-    """Return what a column holds in the user's units; categories stay codes."""
-    if material.schema is None or material.schema.columns[column].values:
-        return sites
-    return material.schema.columns[column].decode(sites)
-
-
 def _margins(material: Material) -> Panel:
-    count = min(material.data.sites.count, SHOWN)
-    across = min(4, count)
-    down = math.ceil(count / across)
+    shown = margins(material, SHOWN)
+    across = min(4, len(shown))
+    down = math.ceil(len(shown) / across)
     figure = Figure(figsize=(8.4, 1.75 * down + 0.4), layout="constrained")
     grid = np.atleast_1d(figure.subplots(down, across)).ravel()
     numbers: dict[str, list[float | str]] = {"column": [], "bin_from": [], "bin_to": [], "rows": [], "draws": []}
-    for column, axes in enumerate(grid):
-        axes.set_visible(column < count)
-        if column >= count:
-            continue
-        both = (_seen(material, column), material.samples[:, column])
-        real, drawn = (_in_units(material, column, values) for values in both)
-        levels = _levels(material, column)
-        whole = bool(np.all(np.floor(real) == real))
-        bins = np.arange(len(levels) + 1) - 0.5 if levels else bins_of(real, drawn, whole=whole)
-        shares = [np.histogram(np.clip(values, bins[0], bins[-1]), bins)[0] / max(len(values), 1) for values in (real, drawn)]
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
+    for margin, axes in zip(shown, grid, strict=False):
+        bins, levels = margin.bins, margin.levels
+        shares = [margin.shares(seen(material, margin.column)), margin.shares(material.samples[:, margin.column])]
         axes.stairs(shares[0], bins, fill=True, color=PALE, label=f"{material.part} rows")
         axes.stairs(shares[1], bins, color=COLOURS[0], linewidth=1.3, label="draws from the model")
         if levels and len(levels) <= 8:
@@ -80,21 +63,15 @@ def _margins(material: Material) -> Panel:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_yticks([])
         axes.tick_params(labelsize=6.5, colors=INK)
-        axes.set_title(material.names[column][:28], fontsize=8, color=INK, loc="left")
-        name = [material.names[column]] * (len(bins) - 1)
-        for key, values in zip(numbers, (name, bins[:-1], bins[1:], *shares), strict=True):
-            numbers[key] += list(values)
+        axes.set_title(margin.name[:28], fontsize=8, color=INK, loc="left")
+        numbers["column"] += [margin.name] * (len(bins) - 1)
+        for key, values in zip(list(numbers)[1:], (bins[:-1], bins[1:], *shares), strict=True):
+            numbers[key] += values.tolist()
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    shown = "" if count == material.data.sites.count else f" (the first {count} of {material.data.sites.count} columns)"
-    caption = f"Share of rows and of draws x ~ p(x) in every column{shown}, in its units: filled and outlined should agree."
+    count = material.data.sites.count
+    which = "" if count == len(shown) else f" (the first {len(shown)} of {count} columns)"
+    caption = f"Share of rows and of draws x ~ p(x) in every column{which}, in its units: filled and outlined should agree."
     return Panel("margins", "Columns one by one", caption, figure, numbers)
-
-
-def _levels(material: Material, column: int) -> tuple[str, ...]:
-    if material.schema is not None:
-        return material.schema.columns[column].values
-    sites = material.data.sites
-    return tuple(str(level) for level in range(sites.levels or 2)) if sites.kind in ("binary", "category", "levels") else ()
 
 
 def _associations(material: Material) -> Panel:

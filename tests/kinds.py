@@ -1,0 +1,40 @@
+"""Small runs of every kind of data that the faces show: images, a table, counts."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import tightbound as tb
+from running import call, shared
+
+MARKUP = "<script>alert(1)</script>"  # the name of a column: what stands in the data must not become part of a page
+FLAGS = ("--hidden", 16, "--steps", 60, "--no-pictures")
+
+
+def people(rows: int) -> pa.Table:
+    rng = np.random.default_rng(0)
+    height = rng.normal(170, 9, rows)
+    return pa.table({
+        MARKUP: rng.choice(["F", "M"], rows), "height": np.where(rng.random(rows) < 0.1, np.nan, height),
+        "visits": rng.poisson(30, rows), "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
+    })  # fmt: skip
+
+
+def run_of(kind: str) -> Path:
+    """A run that is never changed by a test."""
+    return shared(f"run-{kind}", functools.partial(make, kind)) / "run"
+
+
+def make(kind: str, folder: Path) -> None:
+    if kind == "images":
+        data, more = "digits", ()
+    elif kind == "table":
+        tb.write_table(folder / "people.csv", people(300))
+        data, more = folder / "people.csv", ()
+    else:
+        np.save(folder / "counts.npy", np.random.default_rng(0).poisson(np.geomspace(0.2, 20, 12), (200, 12)))
+        data, more = folder / "counts.npy", ("--kind", "count")
+    outcome = call("fit", data, "--out", folder / "run", *FLAGS, *more)
+    assert outcome.code == 0, outcome.err
