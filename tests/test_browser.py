@@ -61,21 +61,20 @@ def kept(shown: Any, name: str) -> None:
         shown.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
-def looks(shown: Any, box: str = "#decoded") -> str:
-    """What a picture or the bars of a box show, as text that changes with it."""
-    return str(shown.eval_on_selector(box, "box => box.querySelector('canvas')?.toDataURL() ?? box.innerHTML"))
+LOOKS = "(document.querySelector('#decoded canvas')?.toDataURL() ?? document.querySelector('#decoded').innerHTML)"
+
+
+def looks(shown: Any) -> str:
+    """What is decoded, a picture or bars, as text that changes with it."""
+    return str(shown.evaluate(f"() => {LOOKS}"))
 
 
 def changed(shown: Any, before: str) -> None:
-    shown.wait_for_function(
-        "before => { const box = document.querySelector('#decoded');"
-        " return (box.querySelector('canvas')?.toDataURL() ?? box.innerHTML) !== before; }",
-        arg=before,
-    )
+    shown.wait_for_function(f"before => {LOOKS} !== before", arg=before)
 
 
 @pytest.mark.parametrize("kind", ["images", "table"])
-def test_a_hand_on_the_page(kind: str, tmp_path: Path) -> None:
+def test_a_hand_on_the_page(kind: str) -> None:
     with serving(kind) as (address, _), page(address) as shown:
         before = looks(shown)
         slider = shown.locator("#sliders input").first

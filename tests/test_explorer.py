@@ -1,15 +1,19 @@
 """The explorer: what its page can ask for, what it refuses, and that no request makes it fail."""
 
+import asyncio
 import base64
 import functools
 import io
 import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow.csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +22,9 @@ from starlette.testclient import TestClient
 
 import tightbound as tb
 from kinds import run_of
-from running import call, shared
-from tightbound.explorer.server import LARGEST_BODY, application
+from running import call, shared, start
+from tightbound.errors import DataError
+from tightbound.explorer.server import LARGEST_BODY, WAITING, _Busy, _Decoder, application
 from tightbound.explorer.views import GIVEN, SIZES, Views
 from tightbound.report.material import Material
 from tightbound.store import read_run
@@ -69,10 +74,10 @@ def test_all_that_the_page_asks_for_is_there(kind: str) -> None:
         assert {latent["number"] for latent in facts["latents"]} == set(range(count))
         assert len(latents["points"][0]) == 2 and np.shape(latents["axes"]) == (2, count)
         z = session.post("prior", json={"seed": 3}).json()["z"]
-        many = session.post("decode", json={"z": [z, facts["middle"]] * 20}).json()["looks"]
+        many = session.post("decode", json={"z": [z, latents["middle"]] * 20}).json()["looks"]
         assert len(many) == 40 and many[0] == many[2] != many[1]
         found = session.post("example", json={"row": 0}).json()
-        assert np.shape(found["factor"]) == (count, count) and len(found["mean"]) == count
+        assert np.shape(found["factor"]) == (2, count) and len(found["mean"]) == count
         bounds = session.post("evidence", json={"row": 0}).json()["bounds"]
         assert bounds[0]["k"] == 1 and bounds[-1]["nats"] > bounds[0]["nats"]
         for name, media in (("", "text/html"), ("explorer.js", "text/javascript"), ("explorer.css", "text/css")):
@@ -135,23 +140,37 @@ def test_columns_can_be_fixed() -> None:
 def test_a_file_of_ones_own_can_be_looked_at() -> None:
     with client("counts") as session:
         content = io.BytesIO()
-        np.save(content, np.arange(24).reshape(2, 12))
-        rows = session.post("upload?name=mine.npy", content=content.getvalue()).json()["rows"]
-        assert rows[1]["x"] == list(range(12, 24))
-        assert session.post("example", json={"x": rows[1]["x"]}).status_code == 200
+        np.save(content, np.arange(1_234_560, 1_234_584).reshape(2, 12))
+        found = session.post("upload?name=mine.npy", content=content.getvalue()).json()
+        assert found["rows"] == 2 and found["row"]["x"] == list(range(1_234_560, 1_234_572))
+        assert session.post("example", json=found["row"]).status_code == 200
+
+
+def test_an_uploaded_row_is_the_same_row() -> None:
+    """Also where a number is an atom, which it is to the last bit or not at all."""
+    known, schema = views("table").material.evaluated, views("table").material.schema
+    gain = schema.names.index("gain")
+    at_atom = np.float32(known.x[:, gain]) == np.float32(schema.columns[gain].atom_codes[0])
+    rows = int(np.argmax(at_atom)), int(np.argmin(known.observed.all(axis=1)))
+    assert at_atom[rows[0]] and not known.observed[rows[1]].all()
     with client("table") as session:
-        rows = session.post("upload?name=mine.csv", content=run_of("table").with_name("people.csv").read_bytes())
-        missing = next(row for row in rows.json()["rows"] if None in row["x"])
-        assert session.post("evidence", json=missing).status_code == 200
+        for row in rows:
+            content = io.BytesIO()
+            pyarrow.csv.write_csv(schema.decode(np.where(known.observed[[row]], known.x[[row]], np.nan)), content)
+            uploaded = session.post("upload?name=mine.csv", content=content.getvalue()).json()["row"]
+            assert not at_atom[row] or np.float32(uploaded["x"][gain]) == np.float32(schema.columns[gain].atom_codes[0])
+            same = [session.post("evidence", json=given).json()["bounds"][-1]["nats"] for given in (uploaded, {"row": row})]
+            assert same[0] == pytest.approx(same[1], abs=1e-3)
 
 
 def test_a_picture_of_ones_own_can_be_looked_at() -> None:
     with client("images") as session:
+        assert ".png" in session.get("facts").json()["accepts"]
         for size in ((8, 8), (30, 20)):
             content = io.BytesIO()
             Image.fromarray(np.full((size[1], size[0]), 200, np.uint8)).save(content, "PNG")
             answer = session.post("upload?name=my picture.PNG", content=content.getvalue())
-            assert answer.status_code == 200 and answer.json()["rows"][0]["x"] == [13.0] * 64, answer.text
+            assert answer.status_code == 200 and answer.json()["row"]["x"] == [13.0] * 64, answer.text
 
 
 REFUSED = {
@@ -212,17 +231,82 @@ def test_bodies_and_files_have_limits() -> None:
         assert session.post("upload?name=x.npy", content=objects.getvalue()).status_code == 400
 
 
+def test_points_are_decoded_together_and_a_failure_is_that_of_its_own_block() -> None:
+    async def scene() -> None:
+        blocks: list[int] = []
+
+        class Slow:
+            def decode(self, z: np.ndarray) -> list[Any]:
+                blocks.append(len(z))
+                time.sleep(0.05)
+                if np.isnan(z).any():
+                    raise DataError("no number")
+                return z[:, 0].tolist()
+
+        decoder = _Decoder(cast(Any, Slow()))
+        task = asyncio.create_task(decoder.run())
+        first = asyncio.create_task(decoder.decode(np.array([[1.0]])))
+        await asyncio.sleep(0.02)  # it is on its way
+        others = [asyncio.create_task(decoder.decode(np.array([[float(i)], [-i]]))) for i in range(2, 6)]
+        await asyncio.sleep(0)
+        others[0].cancel()
+        assert await first == [1.0] and [await other for other in others[1:]] == [[3, -3], [4, -4], [5, -5]]
+        assert blocks == [1, 6]
+        with pytest.raises(DataError):
+            await decoder.decode(np.array([[np.nan]]))
+        assert await decoder.decode(np.array([[7.0]])) == [7.0]
+        many = [asyncio.create_task(decoder.decode(np.zeros((1, 1)))) for _ in range(WAITING + 2)]
+        found = await asyncio.gather(*many, return_exceptions=True)
+        assert any(isinstance(answer, _Busy) for answer in found) and [0.0] in found
+        task.cancel()
+
+    asyncio.run(scene())
+
+
+def test_what_takes_too_long_is_given_up_and_what_breaks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightbound.explorer.server.SECONDS", 0.2)
+    for behaviour, status, words in ((lambda: time.sleep(0.5), 503, "longer"), (lambda: 1 / 0, 500, "terminal")):
+        monkeypatch.setattr(Views, "evidence", lambda self, data, does=behaviour: does())
+        with client("counts") as session:
+            answer = session.post("evidence", json={"row": 0})
+        assert answer.status_code == status and words in answer.json()["error"]
+
+
+def test_the_command_serves_and_says_where() -> None:
+    with start("explore", run_of("counts"), "--no-browser") as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split(": ")[0]
+            with urllib.request.urlopen(address + "facts") as answer:
+                assert json.load(answer)["name"] == "run"
+            port = address.split("/")[2].split(":")[1]
+            outcome = call("explore", run_of("counts"), "--no-browser", "--port", port)
+            assert outcome.code == 2 and f"port {port}" in outcome.err
+        finally:
+            server.kill()
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-latent = st.lists(st.floats() | st.integers(), max_size=10)
+number = st.floats() | st.integers() | st.sampled_from([0, 1, 1e6, -1e6, 1e30, 1e300])
+
+
+def lists(length: int) -> st.SearchStrategy[list[Any]]:
+    """Lists that pass for what they should be, and others."""
+    return st.lists(number | st.none(), max_size=3) | st.lists(number, min_size=length, max_size=length)
+
+
+SITES, LATENTS = {"images": 64, "table": 4, "plane": 5}, {"images": 16, "table": 4, "plane": 2}
+cells = st.sampled_from(list(SITES.values())).flatmap(lists)
+latent = st.sampled_from(list(LATENTS.values())).flatmap(lists)
 forms = {
     "decode": st.fixed_dictionaries({"z": st.lists(latent, max_size=3) | anything}),
     "prior": st.fixed_dictionaries({"seed": st.integers() | anything}),
     "example": st.fixed_dictionaries(
-        {}, optional={"row": st.integers() | anything, "x": latent | anything, "exposure": anything}
+        {}, optional={"row": st.integers() | st.integers(0, 9), "x": cells | anything, "exposure": anything}
     ),
     "given": st.fixed_dictionaries(
         {"text": st.text(max_size=20) | st.sampled_from(["height=..", "=", "visits=1..2|3", "gain=nan"])}
@@ -231,9 +315,11 @@ forms = {
 forms |= {"evidence": forms["example"], "truth": forms["example"]}
 
 
-@pytest.mark.parametrize("kind", ["images", "table"])
+@pytest.mark.parametrize("kind", SITES)
 def test_no_request_makes_the_server_fail(kind: str) -> None:
     with client(kind) as session:
+        assert len(session.get("facts").json()["latents"]) == LATENTS[kind]
+        assert views(kind).model.spec.sites.count == SITES[kind]
 
         @settings(max_examples=150, deadline=None, derandomize=True)
         @given(

@@ -2,13 +2,17 @@
 
 const COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
 const REGIONS = ["#b3d2f0", "#6faade", "#2f74b5"];
-const INK = "#333333", OURS = "#e76300";
+const INK = "#333333", PALE = "#d8d8d8", OURS = "#e76300";
 const SLIDERS = 8; // latents with a slider that is not folded away
 const LINE = 9; // pictures along a line
 const NOISE = 40;
 
 const at = (id) => document.getElementById(id);
-const state = { facts: null, map: null, z: [], kept: [], cross: [0, 0], from: null, example: null, bounds: [], truth: null, base: null };
+const state = {
+  facts: null, map: null, classes: [], colours: [], base: null, // what the run is
+  z: [], cross: [0, 0], from: null, kept: [], // where the hand is
+  asked: 0, example: null, bounds: [], truth: null, // the example that was asked for last
+};
 
 // ---------------------------------------------------------------- talking to the server
 
@@ -21,7 +25,7 @@ async function ask(name, given) {
     trouble("The server has gone: start it again with “tightbound explore” and open the address that it prints.");
     throw new Error("gone");
   }
-  const found = await answer.json();
+  const found = await answer.json().catch(() => ({ error: `the server answered with HTTP ${answer.status}` }));
   trouble("");
   if (!answer.ok) throw new Error(found.error);
   return found;
@@ -32,13 +36,18 @@ function trouble(text) {
   at("trouble").hidden = !text;
 }
 
+/** Say what went wrong, where no place beside a button is for it. */
+function complain(error) {
+  if (error.message !== "gone") trouble(error.message);
+}
+
 /** Return a function that runs one call at a time, and of those that came meanwhile only the last. */
 function latest(run) {
   let busy = false, next = null;
   return async function call(...given) {
     if (busy) { next = given; return; }
     busy = true;
-    try { await run(...given); } catch (error) { if (error.message !== "gone") trouble(error.message); }
+    await run(...given).catch(complain);
     busy = false;
     if (next) { const waiting = next; next = null; call(...waiting); }
   };
@@ -55,6 +64,7 @@ function doing(note, run) {
 // ---------------------------------------------------------------- numbers and shapes
 
 const shown = (number, digits = 2) => (number === null ? "–" : number.toFixed(digits).replace("-", "−"));
+const withError = (number, error) => shown(number) + (error === null ? "" : ` ± ${shown(error)}`);
 const places = () => state.map.axes;
 /** Where a z is on the map. */
 const onMap = (z) => places().map((axis) => axis.reduce((sum, a, i) => sum + a * (z[i] - state.map.middle[i]), 0));
@@ -123,6 +133,8 @@ function picture(look) {
   const data = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) data.data.set([bytes[3 * i], bytes[3 * i + 1], bytes[3 * i + 2], 255], 4 * i);
   canvas.getContext("2d").putImageData(data, 0, 0);
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${width} by ${height} pixels, mean brightness ${Math.round(bytes.reduce((a, b) => a + b, 0) / bytes.length / 2.55)} %`);
   return canvas;
 }
 
@@ -200,7 +212,8 @@ function sliders() {
     input.dataset.latent = latent.number;
     input.addEventListener("keydown", (event) => stepped(event, input, latent));
     input.addEventListener("input", () => moved(input));
-    line.append(label, input, element("output", "", { htmlFor: id }));
+    // The slider itself says its value; as live regions all of them would speak at every step on the map.
+    line.append(label, input, element("output", "", { htmlFor: id, ariaLive: "off" }));
     at(i < SLIDERS ? "sliders" : "other-sliders").append(line);
   });
   at("more").hidden = state.facts.latents.length <= SLIDERS;
@@ -209,7 +222,7 @@ function sliders() {
 /** Arrow keys move by a fiftieth of the way: a range without steps would move by its own idea of one. */
 function stepped(event, input, latent) {
   const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
-  if (!way) return;
+  if (!way || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   input.value = Number(input.value) + (way * (latent.high - latent.low)) / 50;
   moved(input);
@@ -249,11 +262,11 @@ function along(from, to) {
 let mapFrame = null;
 
 function drawMap() {
-  const canvas = at("map"), { points, labels } = state.map;
+  const canvas = at("map"), { points } = state.map;
   const ranges = [0, 1].map((axis) => spread(points.map((point) => point[axis])));
   mapFrame = frame(canvas, ...ranges);
-  const { pen, x, y } = mapFrame, seen = labels ? [...new Set(labels)].sort(byName) : [];
-  points.forEach(([u, v], i) => dot(pen, x(u), y(v), 2.2, labels ? COLOURS[seen.indexOf(labels[i]) % COLOURS.length] : COLOURS[0]));
+  const { pen, x, y } = mapFrame;
+  points.forEach(([u, v], i) => dot(pen, x(u), y(v), 2.2, state.colours[i]));
   state.kept.forEach((z) => { const [u, v] = onMap(z); dot(pen, x(u), y(v), 5, INK); dot(pen, x(u), y(v), 3, "#ffffff"); });
   if (state.from) path(pen, [state.from, state.cross].map(([u, v]) => [x(u), y(v)]), INK, 2);
   const [cx, cy] = [x(state.cross[0]), y(state.cross[1])];
@@ -262,7 +275,16 @@ function drawMap() {
   mapFrame.ends();
 }
 
-const byName = (a, b) => a.localeCompare(b, undefined, { numeric: true });
+/** Give the ten most frequent labels a colour each; the others are pale. */
+function colour() {
+  const { labels, points } = state.map, counts = new Map();
+  labels?.forEach((label) => counts.set(label, (counts.get(label) ?? 0) + 1));
+  const most = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)).slice(0, COLOURS.length);
+  state.classes = most.sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+  const places = new Map(state.classes.map((label, i) => [label, COLOURS[i]]));
+  state.colours = points.map((_, i) => (labels ? (places.get(labels[i]) ?? PALE) : COLOURS[0]));
+  state.others = counts.size > most.length;
+}
 
 function spread(values) {
   const low = Math.min(...values), high = Math.max(...values), margin = 0.05 * (high - low) || 1;
@@ -270,14 +292,14 @@ function spread(values) {
 }
 
 function legend() {
-  const { labels, names } = state.map;
+  const { names } = state.map;
   at("map-axes").textContent = `Across: ${names[0]}. Up: ${names[1]}.`;
-  const seen = labels ? [...new Set(labels)].sort(byName) : [];
-  if (seen.length > COLOURS.length) return;
-  seen.forEach((label, i) => {
-    const item = element("li"), colour = element("span");
-    colour.style.background = COLOURS[i];
-    item.append(colour, label);
+  const lines = state.classes.map((label, i) => [label, COLOURS[i]]);
+  if (state.others) lines.push(["others", PALE]);
+  lines.forEach(([label, shade]) => {
+    const item = element("li"), mark = element("span");
+    mark.style.background = shade;
+    item.append(mark, label);
     at("legend").append(item);
   });
 }
@@ -290,28 +312,33 @@ function mapEvents() {
     return mapFrame.back(event.clientX - box.left, event.clientY - box.top);
   };
   const far = (a, b) => Math.hypot(mapFrame.x(a[0]) - mapFrame.x(b[0]), mapFrame.y(a[1]) - mapFrame.y(b[1])) > 8;
-  canvas.addEventListener("pointerdown", (event) => { down = place(event); canvas.setPointerCapture(event.pointerId); });
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    down = place(event);
+    canvas.setPointerCapture(event.pointerId);
+  });
   canvas.addEventListener("pointermove", (event) => {
     const here = place(event);
-    state.from = down && far(down, here) ? down : state.from && down ? state.from : null;
+    if (down && far(down, here)) state.from = down;
     go(under(here));
   });
   canvas.addEventListener("pointerup", (event) => {
+    if (!down) return;
     const [start, here] = [down, place(event)];
     down = state.from = null;
-    if (start && far(start, here)) keepAll(along(start, here), "the line").catch(() => {});
-    else keep(under(here)).catch(() => {});
+    (far(start, here) ? keepAll(along(start, here), "the line") : keep(under(here))).catch(complain);
   });
   canvas.addEventListener("pointercancel", () => { down = state.from = null; drawMap(); });
   canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
     if (way) {
       const [corner, other] = [mapFrame.back(0, 0), mapFrame.back(mapFrame.width / 60, mapFrame.height / 60)];
       go(under(state.cross.map((number, i) => number + way[i] * Math.abs(other[i] - corner[i]))));
     } else if (event.key === "Enter") {
-      keep(under(state.cross)).catch(() => {});
+      keep(under(state.cross)).catch(complain);
     } else if (event.key.toLowerCase() === "l") {
-      if (state.from) { keepAll(along(state.from, state.cross), "the line").catch(() => {}); state.from = null; }
+      if (state.from) { keepAll(along(state.from, state.cross), "the line").catch(complain); state.from = null; }
       else state.from = state.cross.slice();
       drawMap();
     } else return;
@@ -321,12 +348,25 @@ function mapEvents() {
 
 // ---------------------------------------------------------------- one example
 
-async function look(given, name) {
-  const note = at("example-note");
-  note.textContent = `${name}…`;
+/** Look at what `find` finds, a row and its name, unless another example is asked for meanwhile. */
+async function look(find) {
+  const mine = ++state.asked, stale = () => mine !== state.asked, note = at("example-note");
+  note.textContent = "Looking…";
+  try {
+    await lookAt(find, stale, note);
+  } catch (error) {
+    if (!stale() && error.message !== "gone") note.textContent = error.message;
+  }
+}
+
+async function lookAt(find, stale, note) {
+  const { given, name } = await find();
+  if (stale()) return;
   const found = await ask("example", given);
-  state.example = found;
-  state.bounds = []; state.truth = null;
+  if (stale()) return;
+  Object.assign(state, { example: found, bounds: [], truth: null });
+  at("bound").textContent = "Estimating…";
+  at("bounds").width = at("bounds").width; // wipes it
   note.textContent = `${name}${found.label === null ? "" : `, label ${found.label}`}`;
   at("example").hidden = false;
   showCells(at("original"), found.looks);
@@ -334,49 +374,54 @@ async function look(given, name) {
   drawPosterior();
   go(found.mean);
   const evidence = await ask("evidence", given);
-  if (state.example !== found) return; // another one was asked for meanwhile
-  state.bounds = evidence.bounds;
-  at("draws").max = evidence.bounds.length - 1;
+  if (stale()) return;
+  state.bounds = evidence.bounds.filter(({ nats }) => nats !== null);
+  state.ess = evidence.ess;
+  at("draws").max = Math.max(state.bounds.length - 1, 0);
+  if (!state.bounds.length) at("bound").textContent = "p(x | z) is 0 for every z that was drawn: there is no bound.";
   drawBounds();
   if (!state.facts.truth) return;
   const truth = await ask("truth", given);
-  if (state.example !== found) return;
+  if (stale()) return;
   state.truth = truth;
   drawPosterior();
   drawBounds();
 }
 
 function drawBounds() {
-  const bounds = state.bounds, chosen = Number(at("draws").value);
+  const bounds = state.bounds, chosen = Number(at("draws").value), doublings = ({ k }) => Math.log2(k);
   if (!bounds.length) return;
   const values = bounds.flatMap(({ nats, se }) => [nats - (se ?? 0), nats + (se ?? 0)]);
   if (state.truth) values.push(state.truth.log_evidence);
-  const { pen, x, y, ends, width } = frame(at("bounds"), [0, bounds.length - 1], spread(values));
+  const { pen, x, y, ends, width } = frame(at("bounds"), [0, doublings(bounds.at(-1))], spread(values));
   if (state.truth) {
     const level = y(state.truth.log_evidence);
-    path(pen, [[x(0), level], [x(bounds.length - 1), level]], REGIONS[2], 1.5);
+    path(pen, [[x(0), level], [x(doublings(bounds.at(-1))), level]], REGIONS[2], 1.5);
     pen.fillStyle = INK; pen.textAlign = "right"; pen.font = "11px system-ui, sans-serif";
     pen.fillText("log p(x), by quadrature", width - 28, level - 5);
   }
-  path(pen, bounds.map(({ nats }, i) => [x(i), y(nats)]), OURS);
-  bounds.forEach(({ nats, se }, i) => {
-    path(pen, [[x(i), y(nats - (se ?? 0))], [x(i), y(nats + (se ?? 0))]], OURS);
-    dot(pen, x(i), y(nats), i === chosen ? 6 : 3, i === chosen ? INK : OURS);
+  path(pen, bounds.map((bound) => [x(doublings(bound)), y(bound.nats)]), OURS);
+  bounds.forEach((bound, i) => {
+    const across = x(doublings(bound)), { nats, se } = bound;
+    path(pen, [[across, y(nats - (se ?? 0))], [across, y(nats + (se ?? 0))]], OURS);
+    dot(pen, across, y(nats), i === chosen ? 6 : 3, i === chosen ? INK : OURS);
   });
   ends(1, [bounds[0], bounds.at(-1)].map(({ k }) => `k = ${k.toLocaleString()}`));
   const { k, nats, se } = bounds[chosen];
-  const gap = state.truth ? `; ${shown(state.truth.log_evidence - nats)} below log p(x) = ${shown(state.truth.log_evidence)}` : "";
-  at("bound").textContent = `k = ${k.toLocaleString()}${k === 1 ? " (the ELBO)" : ""}: log p(x) ≥ ${shown(nats)} ± ${shown(se)} nats${gap}`;
+  const truth = state.truth;
+  const gap = truth ? `; ${shown(truth.log_evidence - nats)} below log p(x) = ${withError(truth.log_evidence, truth.error)}, by quadrature` : "";
+  const doubt = se === null ? `, without an error: ${shown(state.ess, 0)} effective draws are too few for one` : "";
+  at("bound").textContent = `k = ${k.toLocaleString()}${k === 1 ? " (the ELBO)" : ""}: log p(x) ≥ ${withError(nats, se)} nats${doubt}${gap}`;
   at("draws").setAttribute("aria-valuetext", `k = ${k}`);
 }
 
-/** The two latents that the panel of the posterior shows. */
-const pair = () => (state.facts.truth ? [0, state.facts.latents.length - 1] : state.facts.latents.slice(0, 2).map(({ number }) => number));
+const dots = (left, right) => left.reduce((sum, value, i) => sum + value * right[i], 0);
 
 function drawPosterior() {
-  const { mean, scale, factor, truth } = { ...state.example, truth: state.truth };
-  const [a, b] = pair(), flat = a === b, zero = [0, 1];
-  const spreads = [a, b].map((latent) => [mean[latent] - 4 * scale[latent], mean[latent] + 4 * scale[latent]]);
+  const { mean, factor } = state.example, { truth } = state, { pair, masses } = state.facts;
+  const [a, b] = pair, flat = a === b, zero = [0, 1];
+  const middle = pair.map((latent) => mean[latent]), scale = factor.map((row) => Math.sqrt(dots(row, row)));
+  const spreads = middle.map((number, i) => [number - 4 * scale[i], number + 4 * scale[i]]);
   const move = Number(at("moved").value), withNoise = at("noise").checked;
   const axes = truth ? [truth.axes[0], flat ? zero : truth.axes[1]] : [];
   const ranges = spreads.map((range, i) => {
@@ -386,25 +431,23 @@ function drawPosterior() {
   if (flat) ranges[1] = [0, 1];
   const { pen, x, y, ends } = frame(at("posterior"), ...ranges);
   if (truth) region(pen, x, y, axes, flat ? truth.inside.map((inside) => [inside, inside]) : truth.inside);
-  if (!flat) ellipses(pen, x, y, mean, scale, factor, a, b);
-  else [1.645].forEach((width) => [-1, 1].forEach((side) => { const u = mean[a] + side * width * scale[a]; path(pen, [[x(u), y(0)], [x(u), y(1)]], OURS, 2); }));
+  if (flat) [-1.645, 1.645].forEach((side) => { const u = middle[0] + side * scale[0]; path(pen, [[x(u), y(0)], [x(u), y(1)]], OURS, 2); });
+  else masses.forEach((mass, i) => path(pen, ellipse(middle, factor, mass).map(([u, v]) => [x(u), y(v)]), OURS, 2.2 - 0.5 * i));
   if (withNoise) {
     const standard = noise(NOISE * mean.length);
     for (let n = 0; n < NOISE; n++) {
       const own = standard.slice(n * mean.length, (n + 1) * mean.length);
-      const [u, v] = [a, b].map((latent) => {
-        const shifted = mean[latent] + (factor ? factor[latent].reduce((sum, f, j) => sum + f * own[j], 0) : scale[latent] * own[latent]);
-        return (1 - move) * own[latent] + move * shifted;
-      });
+      const [u, v] = pair.map((latent, i) => (1 - move) * own[latent] + move * (middle[i] + dots(factor[i], own)));
       dot(pen, x(u), flat ? y((n + 0.5) / NOISE) : y(v), 3, INK);
     }
   }
   ends(2);
   at("posterior-title").textContent = truth ? "q(z | x) over the true p(z | x)" : `q(z | x), latents ${a} and ${b}`;
-  const masses = "50, 90 and 99 % of the mass";
+  const words = `${masses.map((mass) => Math.round(100 * mass)).join(", ")} % of the mass`;
+  const lines = flat ? "Lines: where q(z | x) has 90 %" : `Lines: where q(z | x) has ${words}`;
   at("posterior-note").textContent = truth
-    ? `Filled: where the true posterior has ${masses}. Lines: the same of q(z | x)${flat ? " (90 %)" : ""}.`
-    : `Lines: where q(z | x) has ${masses}, in the two fullest latents. The true posterior is drawn for models with one or two latents.`;
+    ? `Filled: where the true posterior p(z | x) has ${words}. ${lines}.`
+    : `${lines}${state.facts.truth ? "." : ", in the two fullest latents. The true posterior is drawn for models with one or two latents."}`;
 }
 
 function region(pen, x, y, [first, second], inside) {
@@ -417,17 +460,13 @@ function region(pen, x, y, [first, second], inside) {
   }));
 }
 
-function ellipses(pen, x, y, mean, scale, factor, a, b) {
-  const rows = [a, b].map((latent) => factor?.[latent] ?? mean.map((_, i) => (i === latent ? scale[latent] : 0)));
-  const dots = (left, right) => left.reduce((sum, value, i) => sum + value * right[i], 0);
-  const l11 = Math.sqrt(dots(rows[0], rows[0])), l21 = dots(rows[0], rows[1]) / l11, l22 = Math.sqrt(Math.max(dots(rows[1], rows[1]) - l21 * l21, 0));
-  [0.5, 0.9, 0.99].forEach((mass, i) => {
-    const radius = Math.sqrt(-2 * Math.log(1 - mass));
-    const outline = Array.from({ length: 97 }, (_, n) => {
-      const [c, s] = [radius * Math.cos((n * Math.PI) / 48), radius * Math.sin((n * Math.PI) / 48)];
-      return [x(mean[a] + l11 * c), y(mean[b] + l21 * c + l22 * s)];
-    });
-    path(pen, outline, OURS, 2.2 - 0.5 * i);
+/** The ellipse that holds so much of the mass of a Gaussian, from two rows of its factor. */
+function ellipse(middle, [first, second], mass) {
+  const l11 = Math.sqrt(dots(first, first)), l21 = dots(first, second) / l11, l22 = Math.sqrt(Math.max(dots(second, second) - l21 * l21, 0));
+  const radius = Math.sqrt(-2 * Math.log(1 - mass));
+  return Array.from({ length: 97 }, (_, n) => {
+    const [c, s] = [radius * Math.cos((n * Math.PI) / 48), radius * Math.sin((n * Math.PI) / 48)];
+    return [middle[0] + l11 * c, middle[1] + l21 * c + l22 * s];
   });
 }
 
@@ -435,10 +474,10 @@ function ellipses(pen, x, y, mean, scale, factor, a, b) {
 
 function events() {
   mapEvents();
-  const place = at("place"), note = at("example-note");
+  const place = at("place");
   at("draw").addEventListener("click", doing(place, async () => go((await ask("prior", { seed: Math.floor(Math.random() * 2 ** 31) })).z)));
   at("keep").addEventListener("click", doing(place, () => keep(state.z)));
-  at("reset").addEventListener("click", () => go(state.facts.middle));
+  at("reset").addEventListener("click", () => go(state.map.middle));
   at("forget").addEventListener("click", () => {
     state.kept = [];
     at("kept").replaceChildren();
@@ -446,15 +485,17 @@ function events() {
     at("forget").hidden = true;
     drawMap();
   });
-  const row = () => look({ row: Number(at("row").value) }, `${state.facts.part} row ${at("row").value}`);
-  at("pick").addEventListener("submit", doing(note, row));
-  at("any").addEventListener("click", doing(note, () => { at("row").value = Math.floor(Math.random() * state.facts.rows); return row(); }));
-  at("file").addEventListener("change", doing(note, async (event) => {
+  const row = () => look(() => ({ given: { row: Number(at("row").value) }, name: `${state.facts.part} row ${at("row").value}` }));
+  at("pick").addEventListener("submit", (event) => { event.preventDefault(); row(); });
+  at("any").addEventListener("click", () => { at("row").value = Math.floor(Math.random() * state.facts.rows); row(); });
+  at("file").addEventListener("change", (event) => {
     const [file] = event.target.files;
     if (!file) return;
-    const { rows } = await ask(`upload?name=${encodeURIComponent(file.name)}`, file);
-    await look(rows[0], `${file.name}, row 0${rows.length > 1 ? ` of ${rows.length}` : ""}`);
-  }));
+    look(async () => {
+      const { row: given, rows } = await ask(`upload?name=${encodeURIComponent(file.name)}`, file);
+      return { given, name: `${file.name}, row 0${rows > 1 ? ` of ${rows}` : ""}` };
+    });
+  });
   at("draws").addEventListener("input", drawBounds);
   at("moved").addEventListener("input", () => { at("noise").checked = true; drawPosterior(); });
   at("noise").addEventListener("change", drawPosterior);
@@ -473,16 +514,19 @@ async function begin() {
   const { facts } = state;
   document.title = `${facts.name} · tightbound explorer`;
   at("name").textContent = facts.name;
-  at("description").textContent = `${facts.description}. ELBO of the ${facts.part} rows: ${shown(facts.elbo.value)} ± ${shown(facts.elbo.se)} ${facts.unit}.`;
+  at("description").textContent = `${facts.description}. ELBO of the ${facts.part} rows: ${withError(facts.elbo.value, facts.elbo.se)} ${facts.unit}.`;
   at("row").max = facts.rows - 1;
   at("file").accept = facts.accepts.join(",");
   at("conditions").hidden = !facts.table;
-  if (facts.table) state.base = (await ask("given", { text: "" })).shares;
   sliders();
+  colour();
   legend();
   events();
-  go(facts.middle);
+  go(state.map.middle);
   document.body.dataset.ready = "yes";
+  if (!facts.table) return;
+  state.base = (await ask("given", { text: "" })).shares; // the model without conditions, to compare with
+  decode(state.z);
 }
 
-begin().catch((error) => { if (error.message !== "gone") trouble(error.message); });
+begin().catch(complain);

@@ -7,9 +7,11 @@ decoded are gathered while the model is busy and decoded together; whatever may 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import secrets
 import socket
+import tempfile
+import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,6 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import numpy as np
 import uvicorn
@@ -36,11 +37,11 @@ from tightbound.store import read_run
 __all__ = ["application", "explore"]
 
 HOST = "127.0.0.1"
-LARGEST_BODY, LARGEST_UPLOAD = 2**20, 2**23  # bytes
+LARGEST_BODY = 2**23  # bytes
 SECONDS = 30.0  # that a request may take
-WAITING = 64  # requests in the line of what takes longer, at most
-LARGEST = 1e6  # coordinate of a z
-ENOUGH = 32  # points to be decoded at once, from which on no other request joins them
+WAITING = 64  # requests in either line, at most
+LARGEST_COORDINATE = 1e6  # of a z
+POINTS_TOGETHER = 32  # that are decoded at once, from which on no other request joins them
 ASSETS = {"": ("page.html", "text/html"), "explorer.js": ("explorer.js", "text/javascript")}
 ASSETS |= {"explorer.css": ("explorer.css", "text/css")}
 HEADERS = {
@@ -50,7 +51,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-Coordinate = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Coordinate = Annotated[float, Field(ge=-LARGEST_COORDINATE, le=LARGEST_COORDINATE, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
@@ -90,12 +91,15 @@ class _Decoder:
     """Decodes what several requests ask for together: while one block is on the device, the next is gathered."""
 
     def __init__(self, views: Views) -> None:
-        self._views, self._waiting = views, asyncio.Queue[tuple[np.ndarray, asyncio.Future[list[Any]]]]()
+        self._views, self._waiting = views, asyncio.Queue[tuple[np.ndarray, asyncio.Future[list[Any]]]](WAITING)
         self._thread = ThreadPoolExecutor(1, "decode")
 
     async def decode(self, z: np.ndarray) -> list[Any]:
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((z, answer))
+        try:
+            self._waiting.put_nowait((z, answer))
+        except asyncio.QueueFull:
+            raise _Busy from None
         return await answer
 
     async def run(self) -> None:
@@ -103,8 +107,11 @@ class _Decoder:
         loop = asyncio.get_running_loop()
         while True:
             asked = [await self._waiting.get()]
-            while not self._waiting.empty() and sum(len(z) for z, _ in asked) < ENOUGH:
+            while not self._waiting.empty() and sum(len(z) for z, _ in asked) < POINTS_TOGETHER:
                 asked.append(self._waiting.get_nowait())
+            asked = [(z, answer) for z, answer in asked if not answer.done()]  # a request may have been given up
+            if not asked:
+                continue
             z, answers = np.concatenate([z for z, _ in asked]), [answer for _, answer in asked]
             try:
                 decoded = await loop.run_in_executor(self._thread, self._views.decode, z)
@@ -115,7 +122,7 @@ class _Decoder:
                 continue
             ends = np.cumsum([len(z) for z, _ in asked])
             for answer, (part, _), end in zip(answers, asked, ends, strict=True):
-                if not answer.done():  # its request may have been given up
+                if not answer.done():
                     answer.set_result(decoded[end - len(part) : end])
 
 
@@ -129,10 +136,13 @@ class _Line:
         if self._waiting >= WAITING:
             raise _Busy
         self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-        finally:
-            self._waiting -= 1
+        loop, job = asyncio.get_running_loop(), self._thread.submit(function, *arguments)
+        # A job that is given up while it runs keeps its place until it is over; one that waits is not begun.
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        return await asyncio.wrap_future(job)
+
+    def _leave(self) -> None:
+        self._waiting -= 1
 
 
 class _Guard:
@@ -140,7 +150,8 @@ class _Guard:
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app, self._token = app, token
-        self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+        # Browsers leave the port out where it is that of HTTP.
+        self._hosts = {name if port == 80 else f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -197,13 +208,13 @@ def application(views: Views, token: str, port: int) -> ASGIApp:
         form, answer = answers[name]
 
         async def endpoint(request: Request) -> Any:
-            return await answer(form.model_validate_json(await _body(request, LARGEST_BODY)))
+            return await answer(form.model_validate_json(await _body(request)))
 
         return Route(f"/{name}", _answering(endpoint), methods=["POST"])
 
     async def upload(request: Request) -> Any:
-        suffix = Path(unquote(request.query_params.get("name", ""))).suffix.lower()
-        return {"rows": await line.run(views.rows, suffix, await _body(request, LARGEST_UPLOAD))}
+        suffix = Path(request.query_params.get("name", "")).suffix.lower()
+        return await line.run(views.first_row, suffix, await _body(request))
 
     async def facts(request: Request) -> Any:
         return views.facts
@@ -252,19 +263,24 @@ def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
             return _refusal(400, str(error))
         except _TooLarge:
             return _refusal(413, "the request is too large")
-        except (_Busy, TimeoutError):
+        except _Busy:
             return _refusal(503, "the explorer is busy; try again")
+        except TimeoutError:
+            return _refusal(503, f"it took longer than {SECONDS:g} s and was given up")
         except ClientDisconnect:
             return Response(status_code=400)
+        except Exception:
+            logging.getLogger(__name__).exception("a request failed")
+            return _refusal(500, "the explorer failed; its terminal says how")
 
     return answering
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > most:
+        if len(content) > LARGEST_BODY:
             raise _TooLarge
     return bytes(content)
 
@@ -286,11 +302,19 @@ def explore(run: Path, *, port: int = 0, browse: bool = True, trust: tuple[str, 
         except OSError as error:
             raise DataError(f"port {port} of this machine cannot be used: {error.strerror}; name another") from None
         views.warm()
-        json.dumps([views.facts, views.map])
         token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
         address = f"http://{HOST}:{port}/{token}/"
         tell(address)
-        if browse:
-            webbrowser.open(address)
-        config = uvicorn.Config(application(views, token, port), log_level="warning", access_log=False, lifespan="on")
-        uvicorn.Server(config).run(sockets=[listener])
+        app = application(views, token, port)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+        with tempfile.TemporaryDirectory(prefix="tightbound-") as folder:
+            if browse:
+                _browse(Path(folder) / "explorer.html", address)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _browse(page: Path, address: str) -> None:
+    """Open the browser by a page that leads to the address: arguments of a program can be seen by all users of a machine."""
+    page.write_text(f'<!DOCTYPE html><title>tightbound</title><meta http-equiv="refresh" content="0; url={address}">')
+    # A browser in the terminal does not come back before it is closed.
+    threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()

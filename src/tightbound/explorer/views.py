@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from scipy.special import logsumexp
 from tightbound.data.arrays import Dataset
 from tightbound.data.images import read_images
 from tightbound.errors import DataError, TightboundError
-from tightbound.evidence.estimate import delta_error
+from tightbound.evidence.estimate import delta_error, stated_error
 from tightbound.evidence.exact import posterior_grid
 from tightbound.fitting import prior_draws
 from tightbound.model import Model
@@ -37,12 +38,11 @@ __all__ = ["MOST_AT_ONCE", "SUFFIXES", "Views"]
 MOST_AT_ONCE = 64  # latents that are decoded in one request
 SIZES = (1, 8, 32)  # of blocks that are decoded: few, so that few programs are compiled
 REACH = 3.0  # how many deviations of the aggregate posterior a slider goes to each side
-WEIGHTS, GROUPS = 4096, 8  # importance weights of an example; fewest groups of them that a bound is averaged over
+WEIGHTS, FEWER_WEIGHTS, LARGE = 4096, 512, 4096  # importance weights of an example, and of one with so many sites
+GROUPS = 8  # fewest groups of weights that a bound is averaged over
 COLUMN_DRAWS = 256  # from p(x|z), which stand for it
 GIVEN = 400  # rows drawn under conditions
 FINEST = 72  # points along each axis of a posterior, at most
-LARGEST_FACTOR = 64  # latents up to which the factor of the covariance of q(z|x) is sent
-UPLOADED = 100  # rows of a file that are shown, at most
 IMAGES = (".png", ".jpg", ".jpeg")
 SUFFIXES = (".npy", ".csv", ".tsv", ".parquet", *IMAGES)
 
@@ -83,13 +83,14 @@ class Views:
             "table": material.schema is not None,
             "columns": [margin.facts() for margin in self.margins] if not spec.sites.is_image else [],
             "latents": latents,
-            "middle": _plain(self.plane.middle),
+            "pair": list(self.pair),
+            "masses": list(MASSES),
             "rows": len(material.evaluated),
             "part": material.part,
-            "elbo": summary["elbo"],
+            "elbo": {name: _plain(summary["elbo"][name]) for name in ("value", "se")},
             "unit": material.unit,
             "truth": spec.latent <= 2,
-            "accepts": list(SUFFIXES),
+            "accepts": [suffix for suffix in SUFFIXES if suffix not in IMAGES or spec.sites.is_image],
         }
 
     @cached_property
@@ -97,7 +98,7 @@ class Views:
         """The means of q(z|x) of the rows in a plane, and how a place of the plane becomes a z."""
         labels = self.material.mapped.labels
         return {
-            "points": _plain(self.plane.points),
+            "points": _plain(np.round(self.plane.points, 4)),
             "labels": None if labels is None else [str(label) for label in labels],
             "names": list(self.plane.names),
             "middle": _plain(self.plane.middle),
@@ -108,6 +109,12 @@ class Views:
     def plane(self) -> Plane:
         """Where the map lies in the space of the latents."""
         return plane(self.material.posteriors.mean)
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """The two latents whose q(z|x) is drawn: all there are, of one twice, or the fullest."""
+        latents = self.model.spec.latent
+        return (0, latents - 1) if latents <= 2 else (int(self.material.order[0]), int(self.material.order[1]))
 
     @cached_property
     def margins(self) -> list[Margin]:
@@ -121,7 +128,8 @@ class Views:
         return None if exposures is None else float(np.median(exposures))
 
     def warm(self) -> None:
-        """Compile what a hand on a slider should not wait for."""
+        """Compute what the page begins with, and compile what a hand on a slider should not wait for."""
+        json.dumps([self.facts, self.map], allow_nan=False)
         for size in SIZES:
             self.decode(np.zeros((size, self.model.spec.latent)))
 
@@ -133,8 +141,11 @@ class Views:
             part = z[len(looks) :][: SIZES[-1]]
             size = next(size for size in SIZES if len(part) <= size)
             padded = jnp.asarray(np.resize(part, (size, z.shape[1])), jnp.float32)
-            x = np.asarray((_means if image else _draws)(self.model, padded, self._level))[: len(part)]
-            looks += self._pictures(x) if image else [self._shares(drawn) for drawn in x]
+            if image:
+                looks += self._pictures(np.asarray(_means(self.model, padded, self._level))[: len(part)])
+            else:
+                drawn = np.asarray(_draws(self.model, padded, self._level, len(self.margins)))
+                looks += [self._shares(x) for x in drawn[: len(part)]]
         return looks
 
     @cached_property
@@ -151,29 +162,29 @@ class Views:
         return {"z": _plain(np.asarray(prior_draws(self.model, jax.random.key(seed)[None]))[0])}
 
     def example(self, data: Dataset) -> dict[str, Any]:
-        """Return a row, its reconstruction and q(z|x): the mean, deviations, and a factor F with z = mean + F ε."""
+        """Return a row, its reconstruction and q(z|x): the mean, and two rows of the factor F with z = mean + F ε."""
         mean, factor = (np.asarray(part) for part in _posterior(self.model, example(data, 0)))
         looks = self._pictures(data.x) if self.model.spec.sites.is_image else [self._cells(data)]
         return {
             "looks": looks[0],
             "reconstruction": self.decode(mean[None])[0],
             "mean": _plain(mean),
-            "scale": _plain(np.sqrt(np.sum(factor**2, axis=1))),
-            "factor": _plain(factor) if len(mean) <= LARGEST_FACTOR else None,
+            "factor": _plain(factor[list(self.pair)]),
             "label": None if data.labels is None else str(data.labels[0]),
         }
 
     def evidence(self, data: Dataset) -> dict[str, Any]:
         """Return lower bounds on log p(x) from k importance samples, for k = 1, which is the ELBO, and more, with errors."""
-        log_weights = np.asarray(_log_weights(self.model, example(data, 0)), np.float64)
+        count = WEIGHTS if self.model.spec.sites.count < LARGE else FEWER_WEIGHTS
+        log_weights = np.asarray(_log_weights(self.model, example(data, 0), count), np.float64)
         bounds = []
-        for power in range(int(np.log2(WEIGHTS // GROUPS)) + 1):
+        for power in range(int(np.log2(count // GROUPS)) + 1):
             of_groups = logsumexp(log_weights.reshape(-1, 2**power), axis=1) - np.log(2**power)
             bounds.append((2**power, of_groups.mean(), of_groups.std(ddof=1) / len(of_groups) ** 0.5))
         weights = np.exp(log_weights - log_weights.max())
         size = weights.sum() ** 2 / np.sum(weights**2)
-        whole = logsumexp(log_weights) - np.log(WEIGHTS)
-        bounds.append((WEIGHTS, whole, float(delta_error(jnp.float32(size), jnp.float32(WEIGHTS)))))
+        error = stated_error(np.asarray(delta_error(jnp.float32(size), count))[None], size[None])[0]
+        bounds.append((count, logsumexp(log_weights) - np.log(count), error))
         return {
             "bounds": [{"k": k, "nats": _plain(bound), "se": _plain(error)} for k, bound, error in bounds],
             "ess": _plain(size),
@@ -195,7 +206,6 @@ class Views:
         return {
             "axes": [_plain(points[chosen]) for points, chosen in zip(grid.axes, kept, strict=True)],
             "inside": inside[tuple(kept)].tolist(),
-            "masses": list(MASSES),
             "log_evidence": _plain(grid.log_evidence),
             "error": _plain(grid.error),
         }
@@ -208,8 +218,8 @@ class Views:
         drawn = draw_given(self.model, conditions(schema, text), GIVEN, seed=seed)
         return {"shares": self._shares(drawn), "rows": len(drawn)}
 
-    def rows(self, suffix: str, content: bytes) -> list[dict[str, Any]]:
-        """Return the rows of a file as :meth:`dataset` takes them."""
+    def first_row(self, suffix: str, content: bytes) -> dict[str, Any]:
+        """Return the first row of a file as :meth:`dataset` takes it, and how many there are."""
         if suffix not in SUFFIXES:
             raise DataError(f"expected a file of {', '.join(SUFFIXES)}")
         with tempfile.TemporaryDirectory(prefix="tightbound-") as folder:
@@ -219,10 +229,10 @@ class Views:
                 data = self._picture(folder) if suffix in IMAGES else other_rows(self.material.run, str(path))
             except TightboundError as error:
                 raise DataError(str(error).replace(str(path), "the file").replace(folder, "the file")) from None
-        seen = np.ones(data.x.shape, bool) if data.observed is None else data.observed
-        exposures: Sequence[float | None] = [None] * len(data) if data.exposure is None else data.exposure.tolist()
-        cells = np.where(seen, data.x.astype(np.float64), np.nan)[:UPLOADED]
-        return [{"x": _plain(row), "exposure": exposure} for row, exposure in zip(cells, exposures, strict=False)]
+        cells = data.x[0].astype(np.float64)
+        exposure = None if data.exposure is None else float(data.exposure[0])
+        known = cells if data.observed is None else np.where(data.observed[0], cells, np.nan)
+        return {"row": {"x": _plain(known), "exposure": exposure}, "rows": len(data)}
 
     def _picture(self, folder: str) -> Dataset:
         """Return the image in a folder as the model's own are: of their size and number of levels."""
@@ -264,7 +274,7 @@ class Views:
         return [base64.b64encode(picture.tobytes()).decode("ascii") for picture in shown]
 
     def _shares(self, x: np.ndarray) -> list[list[float]]:
-        return [_plain(margin.shares(x[:, margin.column])) for margin in self.margins]
+        return [_plain(np.round(margin.shares(x[:, margin.column]), 6)) for margin in self.margins]
 
     def _cells(self, data: Dataset) -> list[str | None]:
         seen = np.ones(data.x.shape, bool) if data.observed is None else data.observed
@@ -277,11 +287,11 @@ def _others(axes: int) -> list[tuple[int, ...]]:
 
 
 def _plain(values: Any) -> Any:
-    """Return numbers as JSON can hold them, short, None where they are not finite."""
-    array = np.asarray(values, np.float64)
-    if array.ndim:
-        return [_plain(value) for value in array]
-    return float(f"{array:.6g}") if np.isfinite(array) else None
+    """Return numbers as JSON can hold them, unchanged, and None where they are not finite."""
+    array = np.array(values, np.float64)
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
 
 
 @eqx.filter_jit
@@ -290,10 +300,10 @@ def _means(model: Model, z: Float[Array, "n L"], exposure: Array | None) -> Floa
 
 
 @eqx.filter_jit
-def _draws(model: Model, z: Float[Array, "n L"], exposure: Array | None) -> Float[Array, "n K D"]:
-    # The same noise at every z, so that what moves is the distribution.
+def _draws(model: Model, z: Float[Array, "n L"], exposure: Array | None, columns: int) -> Float[Array, "n K C"]:
+    # The same noise at every z, so that what moves is the distribution; one z after another, for there may be many columns.
     key = jax.random.key(0)
-    return jax.vmap(lambda z: model.likelihood(z, exposure).sample(key, (COLUMN_DRAWS,)).astype(jnp.float32))(z)
+    return jax.lax.map(lambda z: model.likelihood(z, exposure).sample(key, (COLUMN_DRAWS,))[:, :columns].astype(jnp.float32), z)
 
 
 @eqx.filter_jit
@@ -303,10 +313,10 @@ def _posterior(model: Model, row: Row) -> tuple[Float[Array, "L"], Float[Array, 
 
 
 @eqx.filter_jit
-def _log_weights(model: Model, row: Row) -> Float[Array, "K"]:
+def _log_weights(model: Model, row: Row, count: int) -> Float[Array, "K"]:
     q, prior = model.posterior(row.x, row.observed), model.prior()
 
     def weigh(z: Array) -> Array:
         return model.log_likelihood(z, *row) + prior.log_prob(z) - q.log_prob(z)
 
-    return jax.lax.map(weigh, q.sample(jax.random.key(0), (WEIGHTS,)), batch_size=256)
+    return jax.lax.map(weigh, q.sample(jax.random.key(0), (count,)), batch_size=256)

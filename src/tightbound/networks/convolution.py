@@ -32,8 +32,8 @@ __all__ = ["TAPS", "convolve", "convolve_transposed", "correlate"]
 TAPS = 16
 # The patches of a block of examples should stay in the processor's cache between being written and being read.
 PATCH_BYTES = 2**22
-# Between so many channels sums of pixels and taps cost less than the products that they save, and want blocks of this size,
-# counted as if they held patches.
+# From so many channels of the larger image on, sums of pixels and taps cost less than the products that they save; they want
+# blocks of this size, counted as if they held patches.
 MANY_CHANNELS = 64
 SUM_BYTES = 2**25
 
@@ -100,7 +100,7 @@ def _correlate_block(x: Array, y: Array) -> Array:
     return lax.dot_general(y.reshape(n, h * w, channels), _patches(x), (((0, 1), (0, 1)), ((), ())))
 
 
-Block = Callable[[Array, Any], Array]
+OfBlock = Callable[[Array, Any], Array]
 
 
 def _blocks(examples: int, patch_bytes: int, most: int) -> int:
@@ -118,7 +118,7 @@ def _split(images: Array, blocks: int) -> Array:
     return images.reshape(len(images) // blocks, blocks, *images.shape[1:])
 
 
-def _in_blocks(few: Block, many: Block, images: Array, kernel: Any, out: ShapedArray) -> Array:
+def _in_blocks(few: OfBlock, many: OfBlock, images: Array, kernel: Any, out: ShapedArray) -> Array:
     """Return the images' convolution by one function between few channels, by the other between many."""
     flat = _flat(images)
     h, w = min(flat.shape[1], out.shape[-3]), min(flat.shape[2], out.shape[-2])

@@ -5,8 +5,8 @@ A 4×4 kernel of stride 2 is a 2×2 kernel of stride 1 on cells of 2×2 pixels. 
     y₀ = d₀ k₀ + d₁ k₁    and    y₁ = d₁ k₀ + d₂ k₁,
 
 take four products of cells d and taps k, or three: with m₁ = (d₀ − d₁) k₀, m₂ = d₁ (k₀ + k₁) and m₃ = (d₁ − d₂) k₁ they are
-m₁ + m₂ and m₂ − m₃. Along both axes of an image nine products make four outputs. Sums only of two numbers each, so rounding
-hardly grows. With many channels, where products take the time, this is faster than patches.
+m₁ + m₂ and m₂ − m₃. Along both axes of an image nine products make four outputs. The sums are of few numbers, so that
+rounding hardly grows. With many channels, where products take the time, this is faster than patches.
 
 Source: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks" (2016).
