@@ -1,4 +1,4 @@
-"""Small runs of every kind of data that the faces show: images, a table, counts."""
+"""Small runs of every kind of data that the faces show: images, a table, counts, and counts with exposures and one latent."""
 
 import functools
 from pathlib import Path
@@ -33,6 +33,12 @@ def make(kind: str, folder: Path) -> None:
     elif kind == "table":
         tb.write_table(folder / "people.csv", people(300))
         data, more = folder / "people.csv", ()
+    elif kind == "exposed":
+        rng = np.random.default_rng(0)
+        size = rng.uniform(1, 9, 200)
+        cells = np.column_stack([rng.poisson(size[:, None] * np.geomspace(0.2, 5, 4)), size])
+        np.savetxt(folder / "cells.csv", cells, "%.6g", ",", header="a,b,c,d,size", comments="")
+        data, more = folder / "cells.csv", ("--kind", "count", "--exposure", "size", "--latent", 1)
     else:
         np.save(folder / "counts.npy", np.random.default_rng(0).poisson(np.geomspace(0.2, 20, 12), (200, 12)))
         data, more = folder / "counts.npy", ("--kind", "count")

@@ -63,7 +63,7 @@ def asked(kind: str, name: str, given: Any) -> Any:
     return answer.json()
 
 
-KINDS = ["images", "table", "counts", "plane"]
+KINDS = ["images", "table", "counts", "exposed", "plane"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,6 +127,15 @@ def test_the_true_posterior_of_two_latents_is_shown_under_q() -> None:
     precision = np.eye(2) + weight.T @ (weight / noise[:, None])
     mean = np.linalg.solve(precision, weight.T @ ((row - offset) / noise))
     np.testing.assert_allclose(grid[inside == 3].mean(axis=0), mean, atol=0.05)
+
+
+def test_one_latent_and_an_exposure_are_shown_too() -> None:
+    truth = asked("exposed", "truth", {"row": 0})
+    assert np.shape(truth["inside"]) == (len(truth["axes"][0]),) and max(truth["inside"]) == 3
+    row = views("exposed").material.evaluated.take(np.array([0]))
+    given = {"x": row.x[0].tolist(), "exposure": float(row.exposure[0])}
+    assert asked("exposed", "truth", given) == truth
+    assert asked("exposed", "truth", given | {"exposure": 2 * given["exposure"]}) != truth
 
 
 def test_columns_can_be_fixed() -> None:

@@ -121,12 +121,6 @@ class Views:
         """The columns that are shown."""
         return margins(self.material)
 
-    @cached_property
-    def exposure(self) -> float | None:
-        """The median exposure, at which counts are shown; None where rows have none."""
-        exposures = self.material.evaluated.exposure
-        return None if exposures is None else float(np.median(exposures))
-
     def warm(self) -> None:
         """Compute what the page begins with, and compile what a hand on a slider should not wait for."""
         json.dumps([self.facts, self.map], allow_nan=False)
@@ -142,9 +136,9 @@ class Views:
             size = next(size for size in SIZES if len(part) <= size)
             padded = jnp.asarray(np.resize(part, (size, z.shape[1])), jnp.float32)
             if image:
-                looks += self._pictures(np.asarray(_means(self.model, padded, self._level))[: len(part)])
+                looks += self._pictures(np.asarray(_means(self.model, padded, self._exposure))[: len(part)])
             else:
-                drawn = np.asarray(_draws(self.model, padded, self._level, len(self.margins)))
+                drawn = np.asarray(_draws(self.model, padded, self._exposure, len(self.margins)))
                 looks += [self._shares(x) for x in drawn[: len(part)]]
         return looks
 
@@ -154,8 +148,8 @@ class Views:
         return float(low), float(high)
 
     @property
-    def _level(self) -> Array | None:
-        return None if self.exposure is None else jnp.float32(self.exposure)
+    def _exposure(self) -> Array | None:
+        return None if self.material.exposure is None else jnp.float32(self.material.exposure)
 
     def prior(self, seed: int) -> dict[str, Any]:
         """Return one z drawn from p(z)."""

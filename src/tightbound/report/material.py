@@ -92,11 +92,15 @@ class Material:
         return reconstruct(self.model, self.evaluated)
 
     @cached_property
+    def exposure(self) -> float | None:
+        """The median exposure of the evaluated rows, None where rows have none."""
+        exposures = self.evaluated.exposure
+        return None if exposures is None else float(np.median(exposures))
+
+    @cached_property
     def samples(self) -> np.ndarray:
         """Rows drawn from p(x), at the median exposure if there are exposures."""
-        exposures = self.evaluated.exposure
-        exposure = None if exposures is None else float(np.median(exposures))
-        return sample(self.model, LOOKED_AT, seed=SEED, exposure=exposure)
+        return sample(self.model, LOOKED_AT, seed=SEED, exposure=self.exposure)
 
     @cached_property
     def prior_draws(self) -> np.ndarray:
