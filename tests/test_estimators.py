@@ -110,8 +110,12 @@ def arrays(seed: int) -> np.ndarray:
     return correlated(400) if seed == 0 else correlated(385)[:, :2]
 
 
-@pytest.mark.parametrize("make", [arrays, lambda seed: spiky(400, seed)], ids=["array", "table"])
-def test_a_refit_compiles_nothing(make: Callable[[int], Any]) -> None:
+@pytest.mark.parametrize(
+    ("role", "make"),
+    [(tb.VAEDensity, arrays), (tb.VAEDensity, lambda seed: spiky(400, seed)), (tb.VAEOutlierDetector, arrays)],
+    ids=["array", "table", "outliers"],
+)
+def test_a_refit_compiles_nothing(role: Any, make: Callable[[int], Any]) -> None:
     """Other rows, columns of an array within a bucket, learning rates and lengths: no new program."""
     compiled: list[str] = []
 
@@ -120,11 +124,11 @@ def test_a_refit_compiles_nothing(make: Callable[[int], Any]) -> None:
             compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    tb.VAEDensity(**SMALL).fit(make(0)).score_samples(make(0))
+    role(**SMALL).fit(make(0)).score_samples(make(0))
     jax.jit(lambda x: x * 7.0 + 3.0)(np.zeros(5))
     assert compiled  # what is counted is still called so
     compiled.clear()
-    other = tb.VAEDensity(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
+    other = role(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
     other.fit(make(1)).score_samples(make(1))
     assert not compiled
 
@@ -152,6 +156,12 @@ def test_false_alarms_are_as_rare_as_stated(alpha: float) -> None:
     assert abs(rate - alpha) < 5 * np.sqrt(alpha * (1 - alpha) * (1 / 200 + 1 / 2000)) + 1 / 201
 
 
+def test_rows_that_repeat_are_called_odd_exactly_when_their_p_value_says_so() -> None:
+    rows = np.repeat(correlated(4), 60, axis=0)  # 48 calibration rows: the fifth to least likely is one of about twelve twins
+    detector = tb.VAEOutlierDetector(**SMALL, false_alarms=0.1).fit(rows)
+    np.testing.assert_array_equal(detector.predict(rows) == -1, detector.p_values(rows) <= 0.1)
+
+
 def test_odd_rows_are_found_and_the_odd_cell_is_named() -> None:
     detector = tb.VAEOutlierDetector(hidden=(32,), steps=1500, random_state=0).fit(correlated(1000))
     odd = correlated(5, seed=2)
@@ -169,12 +179,13 @@ def test_too_few_rows_to_keep_a_rate_raise_no_alarm() -> None:
 
 @pytest.mark.parametrize("data", [correlated(), people()], ids=["array", "table"])
 def test_a_saved_estimator_gives_the_same_numbers(tmp_path: Path, data: object) -> None:
-    fitted = tb.VAEOutlierDetector(**SMALL).fit(data)
+    prior = tb.VampPrior(components=7)
+    fitted = tb.VAEOutlierDetector(**SMALL, prior=prior).fit(data)
     fitted.save(tmp_path / "kept")
     again = tb.VAEOutlierDetector.load(tmp_path / "kept")
     np.testing.assert_array_equal(again.score_samples(data), fitted.score_samples(data))
     np.testing.assert_array_equal(again.p_values(data), fitted.p_values(data))
-    assert again.get_params()["steps"] == 60
+    assert again.get_params() == {**fitted.get_params(), "hidden": [16]} and again.model_.spec.prior == prior
     with pytest.raises(OutputExistsError):
         fitted.save(tmp_path / "kept")
     (tmp_path / "kept" / "estimator.json").write_text("{}")

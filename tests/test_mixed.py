@@ -209,6 +209,17 @@ def test_parts_that_do_not_make_up_x_are_refused(fields: dict[str, object], word
         ({"sites": tb.Sites(kind="real", shape=(1,), missing=True)}, "plain sites"),
         ({"width": (-1.0,)}, "at least 0"),
         ({"width": (0.5,), "offset": (1.0,)}, "a probability and no density"),
+        (
+            {
+                "columns": (0, 1),
+                "sites": tb.Sites(kind="real", shape=(2,)),
+                "width": (0.5, 0.0),
+                "offset": (0.0, 0.0),
+                "slope": (0.0, 0.0),
+                "atoms": ((), ()),
+            },
+            "all rounded or none",
+        ),
         ({"sites": tb.Sites(kind="count", shape=(1,)), "atoms": ((1.0,),)}, "only real sites have units"),
     ],
 )

@@ -462,7 +462,7 @@ class Measured(dist.Distribution):
     """Real sites as they are measured: densities per unit of the user, rounded values, values with a probability of their own.
 
     ``smooth`` is a distribution over x, batch shape (D,). offset + slope · x is added to its log-densities, log |dx/du| of a
-    change to units u; where ``width`` is positive its probability of [x − width/2, x + width/2] takes their place. With
+    change to units u; if they are ``rounded`` the probability of [x − width/2, x + width/2] takes their place. With
     probability exp(``log_weights``[:, 1 + a]) x is ``atoms``[:, a] (D, A), else it is drawn from ``smooth``; NaN is no atom.
     """
 
@@ -498,10 +498,9 @@ class Measured(dist.Distribution):
 
     def log_prob(self, x: Array, intermediates: object = None) -> Array:
         """Return log-densities, or log-probabilities, in nats for x of shape (…, D)."""
-        smooth = self.smooth.log_prob(x) + self.offset + self.slope * x
-        if self.rounded:
-            mass = log_mass(self.smooth, x, jnp.where(self.width > 0, self.width, 1.0))
-            smooth = jnp.where(self.width > 0, mass, smooth)
+        smooth = (
+            log_mass(self.smooth, x, self.width) if self.rounded else self.smooth.log_prob(x) + self.offset + self.slope * x
+        )
         if not self.atoms.size:
             return smooth
         smooth = smooth + self.log_weights[:, 0]
@@ -509,7 +508,7 @@ class Measured(dist.Distribution):
         hit = jnp.any(at, axis=-1)
         atom = jnp.sum(jnp.where(at, self.log_weights[:, 1:], 0.0), axis=-1)
         # A density adds nothing to the probability of a single number; the probability of an interval does.
-        return jnp.where(hit, jnp.where(self.width > 0, jnp.logaddexp(smooth, atom), atom), smooth)
+        return jnp.where(hit, jnp.logaddexp(smooth, atom) if self.rounded else atom, smooth)
 
     @property
     def mean(self) -> Array:

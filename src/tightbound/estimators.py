@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import narwhals.stable.v2 as nw
 import numpy as np
+from pydantic import TypeAdapter
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -27,13 +28,16 @@ from tightbound.data.frames import TableSchema, infer
 from tightbound.errors import DataError, FormatError
 from tightbound.evidence.importance import importance
 from tightbound.files import read_json, write_folder, write_json
+from tightbound.fitting import starting_statistics
 from tightbound.inference import decode, embed, sample
-from tightbound.likelihoods import Columns, LogisticMixture
+from tightbound.likelihoods import AnyLikelihood, Columns, Gaussian, LogisticMixture
 from tightbound.model import VAE, Model
 from tightbound.networks import MLP
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
+from tightbound.priors import PriorSpec, StandardNormal, VampPrior
 from tightbound.schema import Sites
 from tightbound.settings import default_latent, default_plan
+from tightbound.spec import Spec
 from tightbound.store import load_model, save_model
 from tightbound.tabular import surprise
 from tightbound.training.loop import run_key, train
@@ -43,6 +47,9 @@ __all__ = ["VAEDensity", "VAEImputer", "VAEOutlierDetector", "VAETransformer"]
 
 WIDTH = 8  # arrays of few columns are padded to a multiple, so that few programs are compiled
 WIDEST = 64
+PARTS: dict[str, TypeAdapter[Any]] = {"prior": TypeAdapter(PriorSpec), "likelihood": TypeAdapter(AnyLikelihood)}
+# A density as fine as the data allows is decided by its finest columns; to an outlier all columns count alike.
+BLURRED = Gaussian(noise="fixed", scale=0.3)
 ENOUGH_DRAWS, MANY_HOLES = 20, 0.05
 PLANNED = ("epochs", "steps", "batch_size", "learning_rate", "weight_decay")  # parameters that are the plan's
 
@@ -97,7 +104,8 @@ class _Estimator(BaseEstimator):
     as so many rows; other weights decide how often a row occurs in the training data.
 
     Training maximises the ELBO, or with ``k`` > 1 the importance-weighted bound, which fills holes better: by default k = 20
-    when more than a twentieth of the cells are missing (Mattei & Frellsen 2019). ``validation`` is the share of rows by which
+    when more than a twentieth of the cells are missing (Mattei & Frellsen 2019). ``prior`` and ``likelihood`` are parts such as
+    :class:`tightbound.VampPrior`, left out those that serve the role. ``validation`` is the share of rows by which
     the best weights are chosen, ``draws`` the number of importance samples per row after training.
     """
 
@@ -117,6 +125,8 @@ class _Estimator(BaseEstimator):
         false_alarms: float = 0.05,
         draws: int = 200,
         columns: Mapping[str, Any] | None = None,
+        prior: Any = None,
+        likelihood: Any = None,
         random_state: Any = None,
     ) -> None:
         self.latent = latent
@@ -132,6 +142,8 @@ class _Estimator(BaseEstimator):
         self.false_alarms = false_alarms
         self.draws = draws
         self.columns = columns
+        self.prior = prior
+        self.likelihood = likelihood
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
@@ -156,14 +168,20 @@ class _Estimator(BaseEstimator):
         rows, checked = data.take(split.train), data.take(split.validation)
         network = MLP(hidden=tuple(self.hidden))
         latent = default_latent(data.sites) if self.latent is None else self.latent
-        likelihood = Columns() if data.sites.parts else LogisticMixture()
-        spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, likelihood=likelihood)
+        spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, **self._distributions(data.sites))
         asked = {name: getattr(self, name) for name in PLANNED}
         plan = default_plan(Plan(seed=seed, **{k: v for k, v in asked.items() if v is not None}), len(rows))
-        model = spec.build(run_key(seed), rows.statistics()._replace(examples=None))
+        model = spec.build(run_key(seed), starting_statistics(rows, seed))
         for progress in train(model, self._objective(rows), rows, plan, validation=checked if len(checked) else None):
             self.model_, self.n_iter_ = progress.model, progress.step
         return data.take(split.test)
+
+    def _distributions(self, sites: Sites) -> dict[str, Any]:
+        """Return prior and likelihood: those asked for, or else those that serve the role."""
+        return {name: getattr(self, name) or suggested for name, suggested in self._suggested(sites).items()}
+
+    def _suggested(self, sites: Sites) -> dict[str, Any]:
+        return {"prior": StandardNormal(), "likelihood": Columns() if sites.parts else LogisticMixture()}
 
     def _objective(self, rows: Dataset) -> ObjectiveSpec:
         k = self.k
@@ -268,7 +286,7 @@ class _Estimator(BaseEstimator):
         """Read back what :meth:`save` wrote, in any of the roles; raise :class:`FormatError` for anything else."""
         stored = read_json(Path(path) / "estimator.json")
         try:
-            estimator = cls(**stored["params"])
+            estimator = cls(**{name: _part(name, value) for name, value in stored["params"].items()})
             schema, fitted = stored["schema"], stored["fitted"]
             known = (
                 TableSchema(**schema)
@@ -322,6 +340,9 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
     improbable (:func:`tightbound.conformal_p_values`); it is an outlier, −1, when that is at most ``false_alarms``. Of rows
     like those it was fitted on at most that share is called so, however good or bad the model is; with weights, a row that
     counts several times may stand on both sides, and the rate is no longer sure.
+
+    Unless told otherwise, the model has a VampPrior of 200 pseudo-inputs, and Gaussian noise of 0.3 deviations on every real
+    column: what is closer than that to a likely row is likely, too.
     """
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -330,8 +351,11 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
         self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
         # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
         allowed = math.floor(self.false_alarms * (len(held) + 1))
-        self.offset_ = float(np.nextafter(self.calibration_scores_[allowed - 1], np.inf)) if allowed else -np.inf
+        self.offset_ = float(self.calibration_scores_[allowed - 1]) if allowed else -np.inf
         return self
+
+    def _suggested(self, sites: Sites) -> dict[str, Any]:
+        return {"prior": VampPrior(components=200), "likelihood": Columns(real=BLURRED) if sites.parts else BLURRED}
 
     def p_values(self, X: Any) -> np.ndarray:
         """Return conformal p-values: small for rows unlike those it was fitted on."""
@@ -360,8 +384,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
 
 
 def _plain(value: Any) -> Any:
-    """Return numpy's numbers and arrays as those of Python, which JSON can hold."""
+    """Return specs, and numpy's numbers and arrays, as values that JSON can hold."""
+    if isinstance(value, Spec):
+        return value.model_dump(mode="json")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _part(name: str, value: Any) -> Any:
+    """Return a parameter as it was before it was stored: a prior or a likelihood as the spec that it describes."""
+    return PARTS[name].validate_python(value) if name in PARTS and value is not None else value
 
 
 def _is_table(X: Any) -> bool:

@@ -210,7 +210,7 @@ class _Fitting:
             raise DataError(f"the data has {data.sites.describe()}, but the model is for {spec.sites.describe()}")
         self.split = data.split(validation, test, plan.seed)
         rows = data.take(self.split.train)
-        model = spec.build(run_key(plan.seed), _statistics(rows, plan.seed))
+        model = spec.build(run_key(plan.seed), starting_statistics(rows, plan.seed))
         held = held_out(data, self.split.validation, plan.seed) if len(self.split.validation) else None
         self.trainer = Trainer(model, objective, rows, plan, held)
         self.parameters = sum(array.size for array in to_arrays(trainable(model)[0]).values())
@@ -356,7 +356,7 @@ def _order(count: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).permutation(count)
 
 
-def _statistics(rows: Dataset, seed: int) -> Statistics:
+def starting_statistics(rows: Dataset, seed: int) -> Statistics:
     """Return the statistics of the training rows, with some rows for parts that start at data."""
     statistics = rows.statistics()
     chosen = rows.take(_order(len(rows), seed)[:EXAMPLES])

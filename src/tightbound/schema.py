@@ -104,6 +104,8 @@ class Part(Spec):
             raise ValueError("only real sites have units, widths and atoms")
         if min(self.width) < 0:
             raise ValueError(f"a width is at least 0, got {min(self.width)}")
+        if any(self.width) and not all(self.width):
+            raise ValueError("the sites of a part are all rounded or none is; give the others a part of their own")
         if any(width and (offset or slope) for offset, slope, width in zip(*of_sites[:3], strict=True)):
             raise ValueError("a rounded site has a probability and no density, so that its offset and slope are 0")
         return self
