@@ -1,45 +1,112 @@
-"""Every Python block of the documentation runs, and every test that a page names exists."""
+"""Every block of the documentation runs, its reference covers every public name, and every test that a page names exists."""
 
 import ast
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import tightbound as tb
+from running import call
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# On these pages the commands run as well, between the Python blocks, as a reader comes to them.
+WALKED = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+FENCE = re.compile(r'^```(python|sh|toml)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 NAMED_TEST = re.compile(r"\b(tests/\w+\.py)::(\w+)")
+REFERENCE = re.compile(r"^::: tightbound\.(\w+)$", re.MULTILINE)
+
+# What `make demo` runs, with networks and a length for a test: the commands after it need a run, not a good one.
+DEMO = "tightbound fit digits --out runs/digits --hidden 16 --epochs 3 --draws 20"
+# What does not run here, and why.
+ELSEWHERE = {
+    "git clone": "the tests run in the checkout",
+    "cd tightbound": "the tests run in the checkout",
+    ". .venv/bin/activate": "the tests run in an environment",
+    "pip install": "the tests install nothing",
+    "make docs": "it builds the site, which needs an extra of its own",
+    "export PYTHONPATH": "the path of this process is set in Python",
+    "tightbound explore": "it serves until Ctrl-C; tests/test_browser.py walks through the page",
+}
 
 
-def blocks(page: Path) -> Iterator[str]:
-    """The Python blocks of a page, each shifted down so that a traceback names the line of the page."""
+class Block(NamedTuple):
+    language: str
+    file: str | None  # what the reader puts the text into
+    line: int
+    text: str
+
+
+def blocks(page: Path, *languages: str) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
-        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+        if match[1] in languages:
+            yield Block(match[1], match[2], text.count("\n", 0, match.start(3)), match[3])
 
 
 def label(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=label)
+WITH_PYTHON = [page for page in PAGES if any(blocks(page, "python"))]
+
+
+def run_commands(text: str) -> None:
+    """Run the lines of a shell block, with `> FILE` as the only thing that a shell does with them."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if line == "make demo":
+            line = DEMO
+        words = shlex.split(line, comments=True)
+        if not words or any(line.startswith(start) for start in ELSEWHERE):
+            continue
+        assert words[0] == "tightbound", f"neither run nor excused: {line}"
+        target = Path(words[-1]) if words[-2] == ">" else None
+        outcome = call(*(words[1:-2] if target else words[1:]))
+        assert outcome.code == 0, f"{line}\n{outcome.err}"
+        if target:
+            target.write_text(outcome.out, encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=label)
 def test_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("__main__")  # as for a reader at the prompt: "__main__:Name" finds what a block defines
     monkeypatch.setitem(sys.modules, "__main__", module)
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
-    for block in blocks(page):
-        exec(compile(block, label(page), "exec"), module.__dict__)
+    for block in blocks(page, "python", *(["sh", "toml"] if page in WALKED else [])):
+        if block.file:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "sh":
+            run_commands(block.text)
+        else:  # shifted down so that a traceback names the line of the page
+            exec(compile("\n" * block.line + block.text, label(page), "exec"), module.__dict__)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=label)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=label)
 def test_pages_state_what_their_blocks_yield(page: Path) -> None:
-    statements = [node for block in blocks(page) for node in ast.walk(ast.parse(block))]
+    statements = [node for block in blocks(page, "python") for node in ast.walk(ast.parse(block.text))]
     assert any(isinstance(node, ast.Assert) for node in statements)
+
+
+def test_every_page_that_is_walked_has_blocks() -> None:
+    assert set(WALKED) <= set(WITH_PYTHON)
+
+
+def test_every_public_name_stands_once_in_the_reference() -> None:
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    names = [name for page in pages for name in REFERENCE.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(names) == sorted(tb.__all__)
+
+
+def test_every_page_stands_in_the_navigation() -> None:
+    listed = set(re.findall(r'"([\w/]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8")))
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if NAMED_TEST.search(page.read_text("utf-8"))], ids=label)
