@@ -23,7 +23,9 @@ NAMED_TEST = re.compile(r"\b(tests/\w+\.py)::(\w+)")
 REFERENCE = re.compile(r"^::: tightbound\.(\w+)$", re.MULTILINE)
 
 # What `make demo` runs, with networks and a length for a test: the commands after it need a run, not a good one.
-DEMO = "tightbound fit digits --out runs/digits --hidden 16 --epochs 3 --draws 20"
+DEMO = "tightbound fit digits --out runs/digits --hidden 16 --epochs 3"
+# Pictures are drawn in other tests, and few draws do unless a page says how many.
+BRIEF = {"fit": ("--no-pictures", "--draws", "20")}
 # What does not run here, and why.
 ELSEWHERE = {
     "git clone": "the tests run in the checkout",
@@ -67,7 +69,8 @@ def run_commands(text: str) -> None:
             continue
         assert words[0] == "tightbound", f"neither run nor excused: {line}"
         target = Path(words[-1]) if words[-2] == ">" else None
-        outcome = call(*(words[1:-2] if target else words[1:]))
+        command, *options = words[1:-2] if target else words[1:]
+        outcome = call(command, *BRIEF.get(command, ()), *options)
         assert outcome.code == 0, f"{line}\n{outcome.err}"
         if target:
             target.write_text(outcome.out, encoding="utf-8")
