@@ -48,7 +48,7 @@ examples: $(VENV)/.installed-dev
 # A link that leads nowhere ends it. The reference is read from the sources as they are: nothing of the last build is kept.
 docs: $(VENV)/.installed-docs
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tools $(BIN)/zensical build --clean --strict
-	@echo "the documentation is at $(CURDIR)/site/index.html"
+	@echo "the documentation is at $(CURDIR)/site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache .cache site

@@ -1,11 +1,15 @@
 """Every block of the documentation runs, its reference covers every public name, and every test that a page names exists."""
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +26,11 @@ FENCE = re.compile(r'^```(python|sh|toml)(?: title="([\w.]+)")?\n(.*?)^```$', re
 NAMED_TEST = re.compile(r"\b(tests/\w+\.py)::(\w+)")
 REFERENCE = re.compile(r"^::: tightbound\.(\w+)$", re.MULTILINE)
 
-# What `make demo` runs, with networks and a length for a test: the commands after it need a run, not a good one.
-DEMO = "tightbound fit digits --out runs/digits --hidden 16 --epochs 3"
+# What takes a while is run with smaller networks and for fewer epochs: the lines after it need a run, not a good one.
+STAND_INS = {
+    "make demo": "tightbound fit digits --out runs/digits --hidden 16 --epochs 3",
+    (two := "tightbound fit digits --out runs/two --latent 2"): f"{two} --hidden 64 --epochs 20",
+}
 # Pictures are drawn in other tests, and few draws do unless a page says how many.
 BRIEF = {"fit": ("--no-pictures", "--draws", "20")}
 # What does not run here, and why.
@@ -62,9 +69,7 @@ WITH_PYTHON = [page for page in PAGES if any(blocks(page, "python"))]
 def run_commands(text: str) -> None:
     """Run the lines of a shell block, with `> FILE` as the only thing that a shell does with them."""
     for line in text.replace("\\\n", " ").splitlines():
-        if line == "make demo":
-            line = DEMO
-        words = shlex.split(line, comments=True)
+        words = shlex.split(STAND_INS.get(line, line), comments=True)
         if not words or any(line.startswith(start) for start in ELSEWHERE):
             continue
         assert words[0] == "tightbound", f"neither run nor excused: {line}"
@@ -95,6 +100,23 @@ def test_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_pages_state_what_their_blocks_yield(page: Path) -> None:
     statements = [node for block in blocks(page, "python") for node in ast.walk(ast.parse(block.text))]
     assert any(isinstance(node, ast.Assert) for node in statements)
+
+
+@pytest.mark.skipif(find_spec("zensical") is None, reason="Zensical is not installed; it comes with the extra docs")
+def test_the_site_is_built_whole_and_asks_nobody_for_anything(tmp_path: Path) -> None:
+    for folder in ("docs", "tools"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "tools"), *sys.path])}
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = [page.read_text(encoding="utf-8") for page in (tmp_path / "site").rglob("*.html")]
+    assert len(pages) > len(list((ROOT / "docs").rglob("*.md"))), "every page, and one for addresses that do not exist"
+    assert not [found for page in pages for found in re.findall(r'(?:src|<link[^>]*href)="?https?://[^">]*', page)]
+    equations = (tmp_path / "site" / "equations.html").read_text(encoding="utf-8")
+    assert equations.count("<math") > 100 and "$" not in re.sub(r"<(code|script|style).*?</\1>", "", equations, flags=re.DOTALL)
 
 
 def test_every_page_that_is_walked_has_blocks() -> None:

@@ -1,11 +1,12 @@
-"""Docstrings on their way into the reference: their roles and tables become Markdown."""
+"""Docstrings on their way into the reference: their roles and tables become Markdown, and specs show their fields."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Attribute, Class, Extension, Object
 
 ROLE = re.compile(r":(?:class|func|meth|data|mod):`~?([\w.]+)`")
 RULE = re.compile(r"=+(?: +=+)+$")
@@ -19,6 +20,21 @@ class Docstrings(Extension):
         """Rewrite one docstring."""
         if obj.docstring:
             obj.docstring.value = markdown(obj.docstring.value)
+            if isinstance(obj, Class) and (fields := list(_fields(obj))):
+                call = "\n".join(["```python", f"{obj.name}(", *(f"    {field}," for field in fields), ")", "```"])
+                obj.docstring.value = f"{call}\n\n{obj.docstring.value}"
+
+
+def _fields(spec: Class) -> Iterator[str]:
+    """What a spec is made from: pydantic writes its signature when it is imported, and the reference imports nothing."""
+    if not any(str(base).endswith(("Spec", "BaseModel")) for base in spec.bases):
+        return
+    for member in spec.members.values():
+        if not isinstance(member, Attribute) or "instance-attribute" not in member.labels:  # a property, or the class's own
+            continue
+        tag = member.name == "kind" and member.value is not None
+        if member.annotation is not None and not member.name.startswith("_") and not tag:
+            yield f"{member.name}: {member.annotation}" + (f" = {member.value}" if member.value is not None else "")
 
 
 def markdown(text: str) -> str:
