@@ -1,6 +1,7 @@
 # make demo   a model of handwritten digits, from nothing to pictures
 # make test   everything that must hold, from nothing to green
 # make check  style, types, the shape of the source tree, the examples in docstrings
+# make docs   the documentation as a site, in site/index.html
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo test check style types layers examples clean
+.PHONY: demo test check style types layers examples docs clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN) $(RUN).partial
@@ -44,8 +45,13 @@ layers: $(VENV)/.installed-dev
 examples: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --doctest-modules -o doctest_optionflags="ELLIPSIS NORMALIZE_WHITESPACE" src/tightbound
 
+# A link that leads nowhere ends it. The reference is read from the sources as they are: nothing of the last build is kept.
+docs: $(VENV)/.installed-docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tools $(BIN)/zensical build --clean --strict
+	@echo "the documentation is at $(CURDIR)/site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
+
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache .cache site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -53,11 +59,15 @@ $(BIN)/python:
 			"name another one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Both installations are editable, so that neither leaves an old copy of the sources for the other.
+# All installations are editable, so that neither leaves an old copy of the sources for the other.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@ $(VENV)/.installed
