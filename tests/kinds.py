@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 import tightbound as tb
-from running import call, shared
+from running import LEAN, call, shared
 
 MARKUP = "<script>alert(1)</script>"  # the name of a column: what stands in the data must not become part of a page
-FLAGS = ("--hidden", 16, "--steps", 60, "--no-pictures")
+FLAGS = ("--hidden", 16, "--steps", 60, *LEAN)
 
 
 def people(rows: int) -> pa.Table:

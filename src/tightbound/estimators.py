@@ -330,7 +330,7 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
         self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
         # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
         allowed = math.floor(self.false_alarms * (len(held) + 1))
-        self.offset_ = float(np.nextafter(self.calibration_scores_[allowed - 1], np.inf)) if allowed else -np.inf
+        self.offset_ = float(self.calibration_scores_[allowed - 1]) if allowed else -np.inf
         return self
 
     def p_values(self, X: Any) -> np.ndarray:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from tightbound.pictures import COLOURS, INK, PALE
-from tightbound.report.draws import replicated
 from tightbound.report.margins import margins, seen
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
+from tightbound.report.programs import replicated
 from tightbound.tabular import surprise
 
 __all__ = ["columns"]
