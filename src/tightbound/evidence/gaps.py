@@ -28,10 +28,10 @@ from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
-from tightbound.rows import Row, Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, in_haste, over_blocks, place, require_fixed
 from tightbound.schema import Measure
 
-__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "surgery"]
+__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "surgery"]
 
 ROWS_AT_ONCE = 16
 DENSITIES_AT_ONCE = 2**24  # of pairs of a row and a draw: 64 MiB
@@ -236,8 +236,7 @@ def _terms_of(model: Model, data: RowSource, seed: int) -> tuple[np.ndarray, ...
     return over_blocks(_terms, place(data), len(data.x), 256, jax.random.key(seed), model)
 
 
-# Compiled in haste: one pass over the rows takes less time than XLA's optimiser would.
-@partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
+@in_haste
 def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tuple[Array, ...]:
     batch, prior = rows.batch(index, key), model.prior()
 

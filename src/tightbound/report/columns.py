@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from tightbound.data.arrays import Dataset
 from tightbound.pictures import COLOURS, INK, PALE
 from tightbound.report.margins import margins, seen
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
-from tightbound.report.programs import replicated
+from tightbound.report.programs import COUNT, replicated
 from tightbound.tabular import surprise
 
 __all__ = ["columns"]
@@ -22,6 +23,7 @@ __all__ = ["columns"]
 SHOWN = 16  # columns with a panel of their own
 PAIRED = 25  # columns whose pairs are compared
 ODDEST = 10  # rows
+PLACED = 30_000_000  # draws of cells, of all rows, that cells are compared with
 
 
 def columns(material: Material) -> Section:
@@ -131,21 +133,28 @@ def _calibration(material: Material) -> Panel:
     held = np.nanmean(inside[np.isfinite(inside).any(axis=1)], axis=1)  # cells of a row are not independent, rows are
     share, error = 100 * held.mean(), 100 * held.std() / len(held) ** 0.5
     caption = (
-        f"Where the cells of {material.part} rows lie in the distributions that the model gives them: flat is calibrated, "
-        "a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
+        f"Where the cells of {len(positions):,} {material.part} rows lie in what the model gives them: flat is "
+        "calibrated, a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
         f"hold {share:.1f} ± {error:.1f} % of a row's cells."
     )
     return Panel("calibration", "Calibration", caption, figure, numbers)
 
 
+def _placed(material: Material) -> Dataset:
+    """Return the rows whose cells are compared with draws: fewer where there are very many columns."""
+    most = max(PLACED // (COUNT * material.judged.x.shape[1]), 2)
+    return material.judged.take(np.arange(min(len(material.judged), most)))
+
+
 def _positions(material: Material) -> np.ndarray:
     """Return the share of draws below each cell (n, D), ties split at random; NaN where a cell is missing."""
-    drawn = replicated(material.model, material.judged)
-    x = material.judged.x[None].astype(np.float64)
+    rows = _placed(material)
+    drawn = replicated(material.model, rows)
+    x = rows.x[None].astype(np.float32)
     below, same = (drawn < x).sum(axis=0), (drawn == x).sum(axis=0)
     split = np.random.default_rng(0).random(x.shape[1:])
     positions = (below + split * (same + 1)) / (len(drawn) + 1)
-    observed = material.judged.observed
+    observed = rows.observed
     return positions if observed is None else np.where(observed, positions, np.nan)
 
 

@@ -103,7 +103,7 @@ class Material:
     def samples(self) -> np.ndarray:
         """Rows drawn from p(x), at the median exposure if there are exposures."""
         exposure = None if self.exposure is None else np.full(LOOKED_AT, self.exposure)
-        return drawn(self.model, self.prior_draws, exposure, seed=SEED)
+        return drawn(self.model, self.prior_draws, exposure, seed=SEED)[0]
 
     @cached_property
     def prior_draws(self) -> np.ndarray:
