@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 
 from tightbound.files import write_with
 from tightbound.schema import Sites
@@ -189,11 +190,15 @@ def latent_map(sheets: Sheets) -> Figure:
 
 
 class Coloured(NamedTuple):
-    """What colours points: its ``name``, the ``values`` (n,) of the points, words or numbers, and which are ``known`` (n,)."""
+    """What colours points: its ``name``, the ``values`` (n,) of the points, words or numbers, and which are ``known`` (n,).
+
+    ``word`` says a number in words, where it stands for something else, such as a date.
+    """
 
     name: str
     values: np.ndarray
     known: np.ndarray
+    word: Callable[[float], str] | None = None
 
 
 def scatter_map(points: np.ndarray, names: tuple[str, str], coloured: Coloured | None) -> Figure:
@@ -249,7 +254,7 @@ def _scatter(axes: Axes, points: np.ndarray, coloured: Coloured | None) -> None:
     points, labels = points[known], coloured.values[known]
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) > len(COLOURS) and labels.dtype.kind in "iuf":
-        _shaded(axes, points, labels.astype(np.float64), coloured.name, style)
+        _shaded(axes, points, labels.astype(np.float64), coloured, style)
         return
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
     other = ~np.isin(labels, shown)
@@ -267,15 +272,20 @@ def _scatter(axes: Axes, points: np.ndarray, coloured: Coloured | None) -> None:
     axes.legend(title=title, title_fontsize=8, frameon=False, fontsize=8, **place)
 
 
+def _ticks(coloured: Coloured) -> FuncFormatter | None:
+    word = coloured.word
+    return None if word is None else FuncFormatter(lambda number, _: word(number))
+
+
 def _word(label: Any) -> str:
     return f"{label:g}" if isinstance(label, np.floating) else str(label)[:22]
 
 
-def _shaded(axes: Axes, points: np.ndarray, numbers: np.ndarray, name: str, style: dict[str, Any]) -> None:
+def _shaded(axes: Axes, points: np.ndarray, numbers: np.ndarray, coloured: Coloured, style: dict[str, Any]) -> None:
     """Points coloured by a number, over most of what it runs over: single values far off must not take all of the scale."""
     low, high = np.percentile(numbers, [1.0, 99.0])
     drawn = axes.scatter(points[:, 0], points[:, 1], c=numbers.tolist(), cmap="cividis", vmin=low, vmax=high, **style)
-    axes.figure.colorbar(drawn, ax=axes, label=name, extend="both")
+    axes.figure.colorbar(drawn, ax=axes, label=coloured.name[:40], extend="both", format=_ticks(coloured))
 
 
 @dataclass(frozen=True)

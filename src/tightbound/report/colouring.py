@@ -11,17 +11,14 @@ from tightbound.errors import DataError
 from tightbound.pictures import Coloured
 from tightbound.report.material import Material
 
-__all__ = ["colouring", "information"]
+__all__ = ["check_colour", "colouring", "information"]
 
 LABEL = "label"
 PARTS = 6  # of each direction of the map, with as many rows in each
 
 
 def colouring(material: Material, points: np.ndarray) -> tuple[Coloured | None, str]:
-    """Return what colours the points (n, 2) of the mapped rows, None when there is nothing to choose from, and say so.
-
-    Raises :class:`DataError` when the column that was asked for is not there.
-    """
+    """Return what colours the points (n, 2) of the mapped rows, None when there is nothing to choose from, and say so."""
     labels, wanted = material.mapped.labels, material.colour
     if wanted is not None and not (wanted == LABEL and labels is not None):
         return _asked_for(material, wanted)
@@ -37,13 +34,20 @@ def colouring(material: Material, points: np.ndarray) -> tuple[Coloured | None, 
     return Coloured(name, *cells), words
 
 
-def _asked_for(material: Material, name: str) -> tuple[Coloured, str]:
-    if name not in material.names:
+def check_colour(material: Material) -> None:
+    """Raise :class:`DataError` when the column that was asked for is not there: before any work is done."""
+    name = material.colour
+    if name is not None and name not in material.names and not (name == LABEL and material.mapped.labels is not None):
         known = [*([] if material.mapped.labels is None else [LABEL]), *material.names]
         more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
         raise DataError(f"there is no column '{name}' to colour the map by; there are {', '.join(known[:20])}{more}")
+
+
+def _asked_for(material: Material, name: str) -> tuple[Coloured, str]:
     cells = _cells(material, material.names.index(name))
-    return Coloured(name, *cells), f"The colour is the column {name}, as asked for."
+    column = None if material.schema is None else material.schema.column(name)
+    word = column.moment if column is not None and column.unit else None
+    return Coloured(name, *cells, word), f"The colour is the column {name}, as asked for."
 
 
 def _categories(material: Material) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:

@@ -62,13 +62,17 @@ def _margins(material: Material) -> Panel:
         axes.stairs(shares[1], bins, color=COLOURS[0], linewidth=1.3, label="draws from the model")
         if levels and len(levels) <= 8:
             axes.set_xticks(range(len(levels)), [level[:9] for level in levels], rotation=40, ha="right")
+        if margin.dates:
+            chosen = np.linspace(0, len(bins) - 1, 3 if len(margin.dates[0]) <= 10 else 2).round().astype(int)
+            axes.set_xticks(bins[chosen], [margin.dates[edge] for edge in chosen])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_yticks([])
         axes.tick_params(labelsize=6.5, colors=INK)
         axes.set_title(margin.name[:28], fontsize=8, color=INK, loc="left")
         numbers["column"] += [margin.name] * (len(bins) - 1)
-        for key, values in zip(list(numbers)[1:], (bins[:-1], bins[1:], *shares), strict=True):
-            numbers[key] += values.tolist()
+        edges = margin.dates or bins.tolist()
+        for key, values in zip(list(numbers)[1:], (edges[:-1], edges[1:], *shares), strict=True):
+            numbers[key] += list(values)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     count = material.data.sites.count
     which = "" if count == len(shown) else f" (the first {len(shown)} of {count} columns)"
@@ -133,9 +137,9 @@ def _calibration(material: Material) -> Panel:
     held = np.nanmean(inside[np.isfinite(inside).any(axis=1)], axis=1)  # cells of a row are not independent, rows are
     share, error = 100 * held.mean(), 100 * held.std() / len(held) ** 0.5
     caption = (
-        f"Where the cells of {len(positions):,} {material.part} rows lie in what the model gives them: flat is "
-        "calibrated, a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
-        f"hold {share:.1f} ± {error:.1f} % of a row's cells."
+        f"Where the cells of {len(positions):,} {material.part} rows lie in the distributions that the model gives them: flat "
+        "is calibrated, a hump in the middle says that the distributions are too wide, high ends that they are too narrow. "
+        f"Intervals of 90 % hold {share:.1f} ± {error:.1f} % of a row's cells."
     )
     return Panel("calibration", "Calibration", caption, figure, numbers)
 

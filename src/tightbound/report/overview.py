@@ -78,10 +78,13 @@ def reproduction(material: Material) -> Section:
         ("seed", str(material.seed)),
         *((name, str(run.environment[name])) for name in ("tightbound", "jax", "python", "processor", "cores")),
     )
+    code = (("spec.toml", spec_of(run)), ("BibTeX of the methods", cite(*rebuilt(run))))
+    if "options" not in run.training["loaded"]:
+        words = "The run was trained from Python: tightbound.fit with this spec, this objective and plan, and the same rows."
+        return Section("reproduce", "Have it again", (words,), facts, (), code)
     source = run.training["loaded"].get("path") or run.training["loaded"]["source"]
     commands = (
         f"tightbound info {run.name} --spec > spec.toml\ntightbound fit {source} --spec spec.toml --out again\n"
         f"tightbound evaluate {run.name} --method all\ntightbound diagnose {run.name} --all"
     )
-    code = (("commands", commands), ("spec.toml", spec_of(run)), ("BibTeX of the methods", cite(*rebuilt(run))))
-    return Section("reproduce", "Have it again", (), facts, (), code)
+    return Section("reproduce", "Have it again", (), facts, (), (("commands", commands), *code))

@@ -15,6 +15,7 @@ from tightbound.data.arrays import Dataset
 from tightbound.errors import StoreError
 from tightbound.files import refuse_existing, write_bytes, write_folder
 from tightbound.outputs import check_output
+from tightbound.report.colouring import check_colour
 from tightbound.report.columns import columns
 from tightbound.report.course import course
 from tightbound.report.images import images
@@ -67,6 +68,7 @@ def _check_free(path: Path) -> None:
 def write_page(material: Material, path: Path) -> Path:
     """Write the page and, beside it, the folder of its numbers; return the path."""
     _check_free(path)
+    check_colour(material)
     numbers = path.with_suffix("")
     made = sections(material)
     page = render(material.run, made, numbers.name).encode()
