@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 import tightbound as tb
-from running import call, shared
+from running import LEAN, call, shared
 
 MARKUP = "<script>alert(1)</script>"  # the name of a column: what stands in the data must not become part of a page
-FLAGS = ("--hidden", 16, "--steps", 60, "--no-pictures")
+FLAGS = ("--hidden", 16, "--steps", 60, *LEAN)
 
 
 def people(rows: int) -> pa.Table:
@@ -18,7 +18,7 @@ def people(rows: int) -> pa.Table:
     height = rng.normal(170, 9, rows)
     return pa.table({
         MARKUP: rng.choice(["F", "M"], rows), "height": np.where(rng.random(rows) < 0.1, np.nan, height),
-        "visits": rng.poisson(30, rows), "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
+        "visits": rng.poisson(30, rows), "since": np.datetime64("2019-01-01") + rng.integers(0, 900, rows), "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
     })  # fmt: skip
 
 

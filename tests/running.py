@@ -20,7 +20,8 @@ import numpy as np
 from tightbound.cli import main
 
 SOURCE = Path(__file__).parents[1] / "src"
-SMALL = ("--latent", "2", "--hidden", "8", "--batch-size", "16", "--draws", "10")
+LEAN = ("--no-pictures", "--no-report")
+SMALL = ("--latent", "2", "--hidden", "8", "--batch-size", "16", "--draws", "10", "--no-report")
 
 
 class Outcome(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tightbound as tb
 from kinds import run_of
 from running import start
 
@@ -71,6 +72,23 @@ def looks(shown: Any) -> str:
 
 def changed(shown: Any, before: str) -> None:
     shown.wait_for_function(f"before => {LOOKS} !== before", arg=before)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_opens_from_disk_and_asks_for_nothing_else(tmp_path: Path, scheme: str) -> None:
+    path = tb.write_report(run_of("table"), tmp_path / "page.html")
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 400, "height": 900}, color_scheme=scheme)
+        asked: list[str] = []
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto(path.as_uri())
+        shown.wait_for_function("() => [...document.images].every(image => image.complete)")
+        assert shown.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 400
+        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        kept(shown, f"report-{scheme}")
+        browser.close()
 
 
 @pytest.mark.parametrize("kind", ["images", "table"])

@@ -141,7 +141,18 @@ def test_info_tells_people_and_programs(tmp_path: Path) -> None:
 def test_a_spec_from_info_gives_the_same_run(tmp_path: Path) -> None:
     run, data, _ = finished()
     (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
-    outcome = call("fit", data, "--spec", tmp_path / "spec.toml", "--out", tmp_path / "again", "--draws", 10, "--no-pictures")
+    outcome = call(
+        "fit",
+        data,
+        "--spec",
+        tmp_path / "spec.toml",
+        "--out",
+        tmp_path / "again",
+        "--draws",
+        10,
+        "--no-pictures",
+        "--no-report",
+    )
     assert outcome.code == 0, outcome.err
     assert sha256(tmp_path / "again") == sha256(run)
 
@@ -282,7 +293,7 @@ def fitted(out: Path, resume: bool = False, **options: object) -> tb.Fitted:
     network = tb.MLP(hidden=(8,))
     spec = tb.VAE(sites=data.sites, latent=2, encoder=network, decoder=network, likelihood=tb.Gaussian())
     plan = tb.Plan(steps=40, batch_size=16, checkpoint_seconds=0)
-    return tb.fit(data, spec, plan=plan, out=out, resume=resume, draws=10, pictures=False, **options)
+    return tb.fit(data, spec, plan=plan, out=out, resume=resume, draws=10, pictures=False, page=False, **options)
 
 
 def test_a_kill_in_the_final_evaluation_costs_no_training(tmp_path: Path) -> None:

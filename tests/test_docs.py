@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import tightbound as tb
-from running import call
+from running import LEAN, call
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,7 +32,7 @@ STAND_INS = {
     (two := "tightbound fit digits --out runs/two --latent 2"): f"{two} --hidden 64 --epochs 20",
 }
 # Pictures are drawn in other tests, and few draws do unless a page says how many.
-BRIEF = {"fit": ("--no-pictures", "--draws", "20")}
+BRIEF = {"fit": (*LEAN, "--draws", "20")}
 # What does not run here, and why.
 ELSEWHERE = {
     "git clone": "the tests run in the checkout",

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 import tightbound as tb
 from kinds import run_of
-from running import call, shared, start
+from running import LEAN, call, shared, start
 from tightbound.errors import DataError
 from tightbound.explorer.server import LARGEST_BODY, WAITING, _Busy, _Decoder, application
 from tightbound.explorer.views import GIVEN, SIZES, Views
@@ -46,7 +46,7 @@ def plane(folder: Path) -> None:
     np.save(folder / "x.npy", x)
     (folder / "linear.toml").write_text("[model.encoder]\nhidden = []\n[model.decoder]\nhidden = []\n")
     spec = ("--spec", folder / "linear.toml", "--latent", 2, "--likelihood", "gaussian")
-    outcome = call("fit", folder / "x.npy", "--out", folder / "run", "--kind", "real", *spec, "--steps", 300, "--no-pictures")
+    outcome = call("fit", folder / "x.npy", "--out", folder / "run", "--kind", "real", *spec, "--steps", 300, *LEAN)
     assert outcome.code == 0, outcome.err
 
 

@@ -261,7 +261,7 @@ def test_a_model_of_mixed_sites_learns_what_they_share_and_comes_back_from_disk(
     small = tb.MLP(hidden=(16,))
     spec = tb.VAE(sites=SITES, latent=2, encoder=small, decoder=small, likelihood=tb.Columns())
     plan = tb.Plan(steps=600, batch_size=64, learning_rate=0.01)
-    fitted = tb.fit(data, spec, plan=plan, draws=50, out=tmp_path / "run")
+    fitted = tb.fit(data, spec, plan=plan, draws=50, out=tmp_path / "run", page=False)
     # Only the hidden bit is shared: of the first column alone the model must tell the others.
     rows = np.array([[0, 0, 0, 0], [1, 0, 0, 0.0]])
     known = tb.Dataset(rows, SITES, observed=np.array([[True, False, False, False]] * 2))

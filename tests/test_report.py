@@ -7,17 +7,25 @@ import html
 import json
 import re
 import shutil
+import sys
+import types
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
+import html5lib
 import numpy as np
 import pytest
 
 import tightbound as tb
-from kinds import MARKUP, run_of
-from running import call, shared
+import tightbound.fitting
+from kinds import MARKUP, people, run_of
+from running import call, sha256, shared, table
 from tightbound.errors import DataError, FormatError, OutputExistsError
+from tightbound.report.colouring import colouring, information
+from tightbound.report.flat import flat
+from tightbound.report.margins import margins
 from tightbound.report.material import Material
 from tightbound.report.overview import overview
 from tightbound.report.page import render
@@ -83,6 +91,7 @@ def test_a_page_is_whole_asks_for_nothing_and_has_its_numbers_beside_it(kind: st
 
 
 def page_is_whole(kind: str) -> None:
+    html5lib.HTMLParser(strict=True).parse(made(kind).page)  # raises at the first error of the standard
     page = Page()
     page.feed(made(kind).page)
     assert not page.open and len(set(page.ids)) == len(page.ids) and not page.pictures_without_words
@@ -100,7 +109,7 @@ def pictures_are_drawings(kind: str) -> None:
     ]
     assert len(drawings) == len(ALWAYS | PANELS[kind])
     for drawing in drawings:
-        assert drawing.rstrip().endswith("</svg>")
+        assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
         assert not [address for address in re.findall(r'href="([^"]+)"', drawing) if not address.startswith(("#", "data:"))]
 
 
@@ -157,3 +166,103 @@ def test_what_cannot_be_reported_is_refused_and_leaves_nothing(tmp_path: Path) -
     with pytest.raises(DataError, match="has changed"):
         tb.write_report(tmp_path / "run", tmp_path / "page.html")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "changed.npy"}
+
+
+LENGTH = ("--latent", 2, "--hidden", 8, "--batch-size", 16, "--draws", 10, "--kind", "real", "--label", "sex", "--steps", 20)
+
+
+def test_a_fit_ends_with_the_page_and_killed_while_it_is_written_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = table(tmp_path / "table.csv")
+    outcome = call("fit", data, "--out", tmp_path / "run", *LENGTH, "--no-pictures", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.lines()[-1]["report"] == str(tmp_path / "run" / "report.html")
+    page, numbers = tmp_path / "run" / "report.html", tmp_path / "run" / "report"
+    shutil.move(page, tmp_path / "first.html")
+    shutil.rmtree(numbers)
+    assert call("report", tmp_path / "run").code == 0
+    assert page.read_bytes() == (tmp_path / "first.html").read_bytes()
+
+    def killed(material: Material, path: Path) -> Path:
+        (path.parent / ".report.abc").mkdir()
+        path.with_suffix("").mkdir()
+        raise KeyboardInterrupt
+
+    again = ("fit", data, "--out", tmp_path / "again", *LENGTH, "--no-pictures")
+    with monkeypatch.context() as patched:
+        patched.setattr(tightbound.fitting, "write_page", killed)
+        assert call(*again).code == 130 and not (tmp_path / "again").exists()
+    outcome = call(*again, "--resume")
+    assert outcome.code == 0 and "one page to look at" in outcome.out, outcome.err
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_run_from_python_has_a_page_from_its_rows(tmp_path: Path) -> None:
+    data = tb.from_arrays(np.random.default_rng(0).normal(size=(40, 3)))
+    small = tb.MLP(hidden=(4,))
+    spec = tb.VAE(sites=data.sites, latent=1, encoder=small, decoder=small, likelihood=tb.Gaussian())
+    fitted = tb.fit(data, spec, plan=tb.Plan(steps=5), out=tmp_path / "run", draws=5, pictures=False, diagnosis=False)
+    assert fitted.page is not None and "trained from Python" in fitted.page.read_text()
+    again = tb.write_report(tmp_path / "run", tmp_path / "again.html", data=data)
+    assert again.read_text().replace("again/", "report/") == fitted.page.read_text()
+    with pytest.raises(DataError, match="pass what fit was given"):
+        tb.write_report(tmp_path / "run", tmp_path / "other.html", data=tb.from_arrays(data.x + 1.0))
+
+
+def material(kind: str, **more: Any) -> Material:
+    run = tb.read_run(run_of(kind))
+    return Material(run, run.model(), **more)
+
+
+def test_the_map_of_a_table_is_coloured_by_a_column() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(2000, 2))
+    told, chance = np.where(points[:, 0] > 0, "a", "b"), rng.integers(0, 40, 2000)
+    known = rng.random(2000) < 0.9
+    assert 0.6 < information(points, told, known) < np.log(2) and abs(information(points, chance, known)) < 0.05
+    assert information(points, told, np.zeros(2000, bool)) == 0.0
+    page = made("table").page
+    assert f"The colour is the column {html.escape(MARKUP)}" in page
+    one = material("table", colour="height")
+    coloured, words = colouring(one, points[:300])
+    assert coloured is not None and "the column height, as asked for" in words
+    rows = people(300)["height"].to_numpy()
+    np.testing.assert_allclose(coloured.values[coloured.known], rows[~np.isnan(rows)], atol=1e-3)
+    coloured, _ = colouring(material("table", colour="since"), points)
+    assert coloured is not None and coloured.word is not None and coloured.word(0.0) == "1970-01-01"
+    assert colouring(material("counts"), points) == (None, "")
+    outcome = call("report", run_of("table"), "--colour", "weight")
+    assert outcome.code == 2 and "there is no column 'weight' to colour the map by; there are" in outcome.err
+
+
+def test_the_map_is_by_umap_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    means = np.random.default_rng(0).normal(size=(60, 5))
+
+    class Folded:
+        def __init__(self, **settings: int) -> None:
+            assert settings == {"n_components": 2, "random_state": 0}
+
+        def fit_transform(self, rows: np.ndarray) -> np.ndarray:
+            return rows[:, 3:]
+
+    module = types.ModuleType("umap")
+    module.UMAP = Folded  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", module)
+    np.testing.assert_array_equal(flat(means).points, means[:, 3:])
+    assert "UMAP" in flat(means).names[0] and "UMAP" in flat(means).words
+    assert "UMAP" not in flat(means[:, :2]).names[0] + flat(means[:, :2]).words
+    monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
+    assert "principal component" in flat(means).names[0] and "principal components" in flat(means).words
+
+
+def test_dates_are_shown_as_dates() -> None:
+    (since,) = (margin for margin in margins(material("table")) if margin.name == "since")
+    assert since.dates[0] < "2019-03-01" and since.dates[-1] > "2021-03-01" and list(since.dates) == sorted(since.dates)
+    days = people(300)["since"].to_numpy()
+    assert since.word(float(material("table").data.x[0, since.column])) == str(days[0])
+    assert since.facts()["dates"] == list(since.dates)
+    with (made("table").numbers / "margins.csv").open(newline="") as file:
+        edges = [row["bin_from"] for row in csv.DictReader(file) if row["column"] == "since"]
+    assert edges == list(since.dates[:-1])

@@ -11,7 +11,7 @@ import pytest
 
 import tightbound as tb
 from data_checks import refused
-from running import call, sha256, shared
+from running import LEAN, call, sha256, shared
 from tightbound.errors import DataError, SpecError
 from tightbound.tabular import score_table
 
@@ -61,7 +61,7 @@ def learn(folder: Path) -> None:
         3000,
         "--learning-rate",
         0.003,
-        "--no-pictures",
+        *LEAN,
         "--no-diagnosis",
     )
     outcome = call("fit", folder / "people.parquet", "--out", folder / "run", *flags)
@@ -144,7 +144,7 @@ def test_a_schema_that_is_printed_can_be_read(tmp_path: Path) -> None:
 def test_the_spec_of_a_run_starts_the_same_run_again(tmp_path: Path) -> None:
     run, folder, _ = learnt()
     (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
-    flags = ("--spec", tmp_path / "spec.toml", "--no-pictures", "--no-diagnosis", "--draws", 5)
+    flags = ("--spec", tmp_path / "spec.toml", *LEAN, "--no-diagnosis", "--draws", 5)
     outcome = call("fit", folder / "people.parquet", "--out", tmp_path / "again", *flags)
     assert outcome.code == 0 and sha256(tmp_path / "again") == sha256(run), outcome.err
 

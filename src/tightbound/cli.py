@@ -198,6 +198,7 @@ def fit(
     as_json: Json = False,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no picture sheets.")] = False,
     no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for what is wrong.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no page to look at (report.html).")] = False,
     latent: Annotated[int | None, _option("Number of latents.", panel=MODEL)] = None,
     network: Annotated[str | None, _option("mlp or convolutional.", panel=MODEL, metavar="NAME")] = None,
     hidden: Annotated[
@@ -269,7 +270,7 @@ def fit(
             settings.data, settings.spec, settings.objective, settings.plan, out=out, resume=resume,
             loaded=settings_of.loaded_from(data, settings.options), validation=settings.options.validation,
             test=settings.options.test, draws=draws, pictures=not no_pictures, diagnosis=not no_diagnosis,
-            report=face.report,
+            page=not no_report, report=face.report,
         )  # fmt: skip
     except (TightboundError, KeyboardInterrupt) as error:
         face.close()
@@ -393,10 +394,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="The page; report.html in the run's folder unless told.", metavar="FILE")
     ] = None,
+    colour: Annotated[
+        str | None,
+        _option("The column that colours the map; 'label' for labels.", "--colour", metavar="COLUMN"),
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Write a run as one page to look at: numbers, training, latent space, the data and draws, how to have it again."""
-    path = _part("report.page").write_report(run, out, trust=trust or ())
+    path = _part("report.page").write_report(run, out, colour=colour, trust=trust or ())
     typer.echo(f"{path}: one page that needs nothing else; the numbers behind its pictures are in {path.with_suffix('')}")
 
 
@@ -748,6 +753,8 @@ class _PeopleFace:
         self.findings(fitted.summary["diagnosis"])
         self.model(fitted.model.spec, fitted.summary["parameters"])
         self.table("pictures", [("", str(out / picture)) for picture in fitted.summary["pictures"]])
+        if fitted.page is not None:
+            self.table("report", [("", f"{fitted.page}: one page to look at")])
         self.table("run", [("", str(out))])
 
     def numbers(self, summary: dict[str, Any]) -> None:
@@ -836,7 +843,7 @@ class _JsonFace:
 
     def conclude(self, fitted: Any, out: Path) -> None:
         """Print the summary of a run."""
-        self.numbers({**fitted.summary, "run": str(out)})
+        self.numbers({**fitted.summary, "run": str(out), "report": None if fitted.page is None else str(fitted.page)})
 
     def numbers(self, summary: dict[str, Any]) -> None:
         """Print a summary."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from tightbound.errors import FormatError, OutputExistsError, StoreError
 
-__all__ = ["read_json", "refuse_existing", "write_bytes", "write_folder", "write_json", "write_with"]
+__all__ = ["read_json", "refuse_existing", "remove", "write_bytes", "write_folder", "write_json", "write_with"]
 
 
 @contextlib.contextmanager
@@ -99,3 +99,11 @@ def refuse_existing(path: Path) -> None:
     """Raise :class:`OutputExistsError` when the path exists."""
     if Path(path).exists():
         raise OutputExistsError(f"{path} exists and is left as it is; choose another name or remove it first")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing happens when there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 from tightbound.data.arrays import Dataset, Split
 from tightbound.diagnosis.diagnose import diagnose
 from tightbound.diagnosis.finding import Finding
-from tightbound.diagnosis.subject import Steps, Subject
+from tightbound.diagnosis.subject import Steps
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.estimate import Estimate
 from tightbound.evidence.evaluation import Evaluation, evaluate
-from tightbound.inference import decode, embed, reconstruct, sample
+from tightbound.files import remove
+from tightbound.holdout import data_digest, held_out, subject
+from tightbound.inference import decode, embed, prior_draws, reconstruct, sample
 from tightbound.model import VAE, Model, to_arrays, trainable
 from tightbound.objectives import ELBO, ObjectiveSpec
 from tightbound.pictures import Sheets, draw
+from tightbound.report.material import Material
+from tightbound.report.page import PAGE, write_page
 from tightbound.rows import bucket
 from tightbound.schema import Sites, Statistics
-from tightbound.spec import canonical_json
 from tightbound.store import Resumed, Run, RunWriter, read_run
 from tightbound.training.loop import Progress, Record, Trainer, run_key
 from tightbound.training.plan import Plan
 
-__all__ = [
-    "Evaluating", "Fitted", "Interrupted", "Started", "data_digest", "fit", "held_out", "plain", "prior_draws", "subject",
-    "summarise",
-]  # fmt: skip
+__all__ = ["Evaluating", "Fitted", "Interrupted", "Started", "fit", "plain", "summarise"]
 
 EXAMPLES = 2048  # training rows that are shown to parts which start at data
 LOOKED_AT = 2000  # rows in a picture of the latent space, at most
@@ -81,7 +78,8 @@ class Fitted:
 
     ``elbo`` and ``evidence`` are lower bounds on log p(x), in nats per example, over the rows of ``evaluated_on``:
     ``"test"``, or ``"training"`` when no row was held out. ``findings`` are those of the diagnosis. ``summary`` holds the
-    same as plain numbers, as it stands in the run folder ``run`` (None when nothing was written).
+    same as plain numbers, as it stands in the run folder ``run`` (None when nothing was written), and ``page`` is the report
+    there (None when none was asked for).
     """
 
     model: Model
@@ -94,6 +92,7 @@ class Fitted:
     findings: tuple[Finding, ...]
     summary: dict[str, Any]
     run: Run | None = None
+    page: Path | None = None
 
 
 def fit(
@@ -110,6 +109,7 @@ def fit(
     draws: int = 1000,
     pictures: bool = True,
     diagnosis: bool = True,
+    page: bool = True,
     report: Callable[[Event], None] | None = None,
 ) -> Fitted:
     """Train a model on a data set, evaluate it on held-out rows and, with ``out``, keep the run in a folder.
@@ -120,7 +120,8 @@ def fit(
     Under dynamic binarisation the bits of the held-out rows are drawn once, by the seed. ``report`` is called with
     :class:`Started`, with every :class:`~tightbound.Progress`, and while the test rows are evaluated.
 
-    A run with ``out`` writes a checkpoint every ``plan.checkpoint_seconds``; killed at any moment, ``resume=True`` and
+    A run with ``out`` ends with a page to look at, that of :func:`tightbound.write_report`, unless ``page`` is false. It
+    writes a checkpoint every ``plan.checkpoint_seconds``; killed at any moment, ``resume=True`` and
     the same arguments continue it to the same model file, bit for bit, on the same kind of machine. ``loaded`` says how
     the data was read and is kept with the run.
 
@@ -147,35 +148,12 @@ def fit(
         fitted = fitting.evaluate(draws, diagnosis)
         sheets = draw(fitting.sheets(fitted), writer.partial / "pictures") if pictures else []
         summary = {**fitted.summary, "pictures": [f"pictures/{path.name}" for path in sheets]}
-        writer.finish(fitted.model, summary)
-    return Fitted(**{**vars(fitted), "summary": summary, "run": read_run(out)})
-
-
-def data_digest(data: Dataset) -> str:
-    """Return the sha256 of what a model can see of a data set: sites, values, what is observed, exposures."""
-    digest = hashlib.sha256(canonical_json([data.sites.model_dump(mode="json"), list(data.x.shape), data.binarise]).encode())
-    for array in (data.x, data.observed, data.exposure):
-        digest.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def held_out(data: Dataset, rows: np.ndarray, seed: int) -> Dataset:
-    """Return rows that are evaluated on: under dynamic binarisation with bits that are drawn once for the whole set."""
-    return (data.binarised(seed) if data.binarise else data).take(rows)
-
-
-def subject(
-    model: Model,
-    data: Dataset,
-    split: Split,
-    plan: Plan,
-    objective: dict[str, Any],
-    records: Sequence[dict[str, Any]],
-    steps: Steps,
-) -> Subject:
-    """Return what the diagnosis of a run looks at: its model, its training and test rows, and how training went."""
-    training, test = (held_out(data, rows, plan.seed) for rows in (split.train, split.test))
-    return Subject(model, training, test, tuple(records), objective, steps, plan.patience)
+        writer.fill(fitted.model, summary)
+        if page:
+            _write_page(writer, fitted.model, data)
+        writer.finish()
+    run = read_run(out)
+    return replace(fitted, summary=summary, run=run, page=run.path / PAGE if page else None)
 
 
 def summarise(result: Evaluation, sites: Sites) -> dict[str, Any]:
@@ -187,6 +165,14 @@ def summarise(result: Evaluation, sites: Sites) -> dict[str, Any]:
             numbers["bits_per_dimension"] = [_number(value) for value in line.estimate.bits_per_dimension(sites.count)]
         summary[line.name] = {"quantity": line.quantity, **numbers}
     return {**summary, "notes": list(result.notes)}
+
+
+def _write_page(writer: RunWriter, model: Model, data: Dataset) -> None:
+    """Write the report into the unfinished run, in place of one that a killed process left there."""
+    path = writer.partial / PAGE
+    for leftover in (path, path.with_suffix("")):
+        remove(leftover)
+    write_page(Material(read_run(writer.partial), model, given=data), path)
 
 
 class _Fitting:
@@ -365,12 +351,6 @@ def starting_statistics(rows: Dataset, seed: int) -> Statistics:
     if bits.observed is not None:
         examples = np.where(bits.observed, examples, statistics.mean)
     return statistics._replace(examples=np.resize(examples, (bucket(len(examples)), examples.shape[1])))
-
-
-@eqx.filter_jit
-def prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
-    """Return one draw from p(z) for every key."""
-    return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 
 def plain(record: Record) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from tightbound.errors import DataError, SpecError
 from tightbound.model import Model
 from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_fixed
 
-__all__ = ["Embedding", "decode", "embed", "reconstruct", "sample"]
+__all__ = ["Embedding", "decode", "embed", "prior_draws", "reconstruct", "sample"]
 
 BLOCK = 256
 
@@ -60,6 +60,12 @@ def decode(model: Model, z: np.ndarray) -> np.ndarray:
         raise DataError(f"z has shape {z.shape}, expected (n, {model.spec.latent})")
     parts = [np.asarray(_decode(model, z[np.maximum(index, 0)]))[:used] for index, used in blocks(len(z), BLOCK)]
     return np.concatenate(parts)
+
+
+@eqx.filter_jit
+def prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
+    """Return one draw from p(z) for every key."""
+    return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 
 def _placed(model: Model, data: RowSource) -> Rows:

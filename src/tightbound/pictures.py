@@ -13,15 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 
 from tightbound.files import write_with
 from tightbound.schema import Sites
 
 __all__ = [
+    "Coloured",
     "Plane",
     "PosteriorPlane",
     "Sheets",
     "bins_of",
+    "curves",
     "draw",
     "image_grid",
     "latent_map",
@@ -33,6 +36,7 @@ __all__ = [
     "recovered",
     "region_levels",
     "save",
+    "scatter_map",
     "sheet",
     "tiles",
 ]
@@ -46,6 +50,7 @@ MASSES = (0.5, 0.9, 0.99)  # of the regions that a map of a posterior shows
 REGIONS = ("#b3d2f0", "#6faade", "#2f74b5")  # from the widest region to the narrowest
 COLUMNS = 12  # columns of a table that are shown, at most
 DPI = 150
+SPREAD = "(spread out to be seen)"  # the second direction of a map of one latent
 SHADES = (0.5, 99.5)  # percentiles of real numbers that are black and white
 
 
@@ -179,14 +184,32 @@ def _one_of_each(labels: np.ndarray | None, rows: int, count: int) -> np.ndarray
 
 def latent_map(sheets: Sheets) -> Figure:
     """The means of q(z|x) in two dimensions: as they are, or their first two principal components."""
+    points, names, *_ = plane(sheets.means)
+    labels = sheets.mean_labels
+    return scatter_map(points, names, None if labels is None else Coloured("label", labels, np.ones(len(labels), bool)))
+
+
+class Coloured(NamedTuple):
+    """What colours points: its ``name``, the ``values`` (n,) of the points, words or numbers, and which are ``known`` (n,).
+
+    ``word`` says a number in words, where it stands for something else, such as a date.
+    """
+
+    name: str
+    values: np.ndarray
+    known: np.ndarray
+    word: Callable[[float], str] | None = None
+
+
+def scatter_map(points: np.ndarray, names: tuple[str, str], coloured: Coloured | None) -> Figure:
+    """Rows as points (n, 2) of the plane, whose directions have names."""
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    points, names, *_ = plane(sheets.means)
-    _scatter(axes, points, sheets.mean_labels)
+    _scatter(axes, points, coloured)
     axes.set_xlabel(names[0], color=INK)
     axes.set_ylabel(names[1], color=INK)
     _plain(axes)
-    if sheets.means.shape[1] == 1:
+    if names[1] == SPREAD:
         axes.set_yticks([])
     axes.set_title(f"Latent space: means of q(z | x) for {len(points):,} rows", fontsize=10, loc="left", color=INK)
     return figure
@@ -207,7 +230,7 @@ def plane(means: np.ndarray) -> Plane:
     if latents == 1:
         jitter = np.random.Generator(np.random.Philox(0)).uniform(-0.5, 0.5, len(means))
         points = np.column_stack([means[:, 0], jitter])
-        return Plane(points, ("z", "(spread out to be seen)"), np.zeros(1), np.array([[1.0], [0.0]]))
+        return Plane(points, ("z", SPREAD), np.zeros(1), np.array([[1.0], [0.0]]))
     if latents == 2:
         return Plane(means, ("z₁", "z₂"), np.zeros(2), np.eye(2))
     middle = means.mean(axis=0)
@@ -220,28 +243,49 @@ def plane(means: np.ndarray) -> Plane:
     return Plane(left[: len(means), :2] * sizes[:2], (names[0], names[1]), middle, right[:2])
 
 
-def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None) -> None:
+def _scatter(axes: Axes, points: np.ndarray, coloured: Coloured | None) -> None:
     style: dict[str, Any] = {"s": 10 if len(points) > 500 else 20, "linewidths": 0, "alpha": 0.85}
-    if labels is None:
+    if coloured is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
         return
+    known = coloured.known
+    if not known.all():
+        axes.scatter(*points[~known].T, color=PALE, label="not known", **style)
+    points, labels = points[known], coloured.values[known]
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) > len(COLOURS) and labels.dtype.kind in "iuf":
-        drawn = axes.scatter(points[:, 0], points[:, 1], c=labels.astype(float).tolist(), cmap="cividis", **style)
-        axes.figure.colorbar(drawn, ax=axes, label="label")
+        _shaded(axes, points, labels.astype(np.float64), coloured, style)
         return
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
     other = ~np.isin(labels, shown)
     if other.any():
         axes.scatter(*points[other].T, color=PALE, label="others", **style)
     for label, colour in zip(shown, COLOURS, strict=False):
-        axes.scatter(*points[labels == label].T, color=colour, label=str(label), **style)
+        axes.scatter(*points[labels == label].T, color=colour, label=_word(label), **style)
     # The label at the middle of its class: colour is not the only thing that tells classes apart.
     for label in shown:
         middle = np.median(points[labels == label], axis=0)
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-        axes.annotate(str(label), middle, ha="center", va="center", fontsize=9, weight="bold", color=INK, bbox=box)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=1.6, fontsize=8)
+        axes.annotate(_word(label), middle, ha="center", va="center", fontsize=9, weight="bold", color=INK, bbox=box)
+    title = None if coloured.name == "label" else coloured.name[:24]
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "markerscale": 1.6}
+    axes.legend(title=title, title_fontsize=8, frameon=False, fontsize=8, **place)
+
+
+def _ticks(coloured: Coloured) -> FuncFormatter | None:
+    word = coloured.word
+    return None if word is None else FuncFormatter(lambda number, _: word(number))
+
+
+def _word(label: Any) -> str:
+    return f"{label:g}" if isinstance(label, np.floating) else str(label)[:22]
+
+
+def _shaded(axes: Axes, points: np.ndarray, numbers: np.ndarray, coloured: Coloured, style: dict[str, Any]) -> None:
+    """Points coloured by a number, over most of what it runs over: single values far off must not take all of the scale."""
+    low, high = np.percentile(numbers, [1.0, 99.0])
+    drawn = axes.scatter(points[:, 0], points[:, 1], c=numbers.tolist(), cmap="cividis", vmin=low, vmax=high, **style)
+    axes.figure.colorbar(drawn, ax=axes, label=coloured.name[:40], extend="both", format=_ticks(coloured))
 
 
 @dataclass(frozen=True)
@@ -335,23 +379,27 @@ def _ellipse(mean: np.ndarray, covariance: np.ndarray, mass: float) -> np.ndarra
 
 
 def loss_curves(sheets: Sheets) -> Figure:
+    """The course of training, as :func:`curves` draws it."""
+    return curves(sheets.records, "nats per image" if sheets.sites.is_image else "nats per row")
+
+
+def curves(records: list[dict[str, Any]], unit: str) -> Figure:
     """The course of training: the bound on training and validation rows, its two terms, and the weight of the KL."""
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     bound, terms = figure.subplots(1, 2)
-    unit = "nats per image" if sheets.sites.is_image else "nats per row"
-    _curve(bound, sheets.records, "bound", "training", COLOURS[0])
-    _curve(bound, sheets.records, "validation_elbo", "validation ELBO", COLOURS[6])
-    _mark_best(bound, sheets.records)
+    _curve(bound, records, "bound", "training", COLOURS[0])
+    _curve(bound, records, "validation_elbo", "validation ELBO", COLOURS[6])
+    _mark_best(bound, records)
     bound.set_ylabel(f"lower bound on log p(x), {unit}", color=INK)
-    _limit(bound, sheets.records, ("bound", "validation_elbo"), (5, 100))
-    _curve(terms, sheets.records, "reconstruction", "reconstruction −log p(x | z)", COLOURS[4])
-    _curve(terms, sheets.records, "kl", "KL(q(z | x) ‖ p(z))", COLOURS[1])
+    _limit(bound, records, ("bound", "validation_elbo"), (5, 100))
+    _curve(terms, records, "reconstruction", "reconstruction −log p(x | z)", COLOURS[4])
+    _curve(terms, records, "kl", "KL(q(z | x) ‖ p(z))", COLOURS[1])
     terms.set_ylabel(unit, color=INK)
-    _limit(terms, sheets.records, ("reconstruction", "kl"), (0, 97))
-    weights = [record["beta"] for record in sheets.records if record.get("beta") is not None]
+    _limit(terms, records, ("reconstruction", "kl"), (0, 97))
+    weights = [record["beta"] for record in records if record.get("beta") is not None]
     if weights and (min(weights) != 1 or max(weights) != 1):
         right = terms.twinx()
-        _curve(right, sheets.records, "beta", "β (right)", "#717581")
+        _curve(right, records, "beta", "β (right)", "#717581")
         right.set_ylabel("β, the weight of the KL", color=INK)
         right.set_ylim(0, max(weights) * 1.1 or 1.0)
         _legend(terms, right)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -27,11 +27,15 @@ __all__ = [
     "blocks",
     "bucket",
     "example",
+    "in_haste",
     "over_blocks",
     "place",
     "require_fixed",
     "require_sites",
 ]
+
+
+Program = TypeVar("Program", bound=Callable[..., Any])
 
 
 class RowSource(Protocol):
@@ -102,6 +106,15 @@ def _draw_bits(grey: Array, key: Array) -> Float[Array, "B D"]:
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(rows, -1)[:, :columns]
     # 257 · 255 = 65535: grey 0 is never a one; a white pixel would miss one draw in 65536, so it is set outright.
     return ((halves < grey.astype(jnp.uint16) * 257) | (grey == 255)).astype(jnp.float32)
+
+
+def in_haste(function: Program) -> Program:
+    """Return a function compiled without XLA's optimiser, for what runs over few rows once and would mostly be compiled.
+
+    Drawing rows of a mixed table: compiled in 3 s in place of 13, and a block of 256 runs in 9 ms in place of 3.
+    """
+    options: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}
+    return cast(Program, eqx.filter_jit(function, **options))
 
 
 def bucket(count: int) -> int:

@@ -18,7 +18,7 @@ from tightbound.data.frames import TableSchema, infer
 from tightbound.data.load import BUILTIN, TABLE_SUFFIXES, load, read_table
 from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
-from tightbound.fitting import data_digest, held_out, subject
+from tightbound.holdout import data_digest, held_out, subject
 from tightbound.model import VAE, Model, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
 from tightbound.schema import Kind, Sites
@@ -40,6 +40,7 @@ __all__ = [
     "own_rows",
     "read_schema",
     "read_toml",
+    "require_own",
     "schema_toml",
     "spec_of",
     "subject_of",
@@ -186,11 +187,14 @@ def own_rows(run: Run) -> Dataset:
     """Return the data set of a run, read again from where it was; raise :class:`DataError` when it has changed."""
     source, options = _recorded(run)
     data, _ = options.load(source, _seed(run))
-    if data_digest(data) != run.training["data"]["digest"]:
-        raise DataError(
-            f"the data in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows"
-        )
+    require_own(run, data, f"in {source} has changed since {run.path} was trained on it; pass DATA to evaluate other rows")
     return data
+
+
+def require_own(run: Run, data: Dataset, trouble: str = "is not that of the run: pass what fit was given") -> None:
+    """Raise :class:`DataError` unless the data set is the one that a run was trained on."""
+    if data_digest(data) != run.training["data"]["digest"]:
+        raise DataError(f"the data {trouble}")
 
 
 def evaluated_rows(run: Run) -> tuple[Dataset, str]:

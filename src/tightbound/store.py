@@ -23,7 +23,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from tightbound.errors import FormatError, OutputExistsError, SpecError, StoreError, UntrustedError
-from tightbound.files import read_json, refuse_existing, write_bytes, write_json
+from tightbound.files import read_json, refuse_existing, remove, write_bytes, write_json
 from tightbound.model import VAE, Model, from_arrays, to_arrays
 from tightbound.spec import Spec, canonical_json, customs
 
@@ -47,6 +47,7 @@ __all__ = [
 FORMAT = 1
 _MODEL, _CHECKPOINT, _SPLIT = "model.safetensors", "checkpoint.safetensors", "split.safetensors"
 _METRICS, _ENVIRONMENT = "metrics.jsonl", "environment.json"
+_PARTIAL = ".partial"  # ends the name of a run that is not finished
 # What the last bits of a trained model depend on, besides spec, data, plan and seed.
 _BITS_DEPEND_ON = ("jaxlib", "device", "cores", "processor")
 
@@ -201,6 +202,11 @@ class Run:
     summary: dict[str, Any]
     split: dict[str, np.ndarray]
 
+    @property
+    def name(self) -> str:
+        """The name of the run, which its folder has when it is finished."""
+        return self.path.name.removesuffix(_PARTIAL)
+
     def model(self, *, trust: Sequence[str] = ()) -> Model:
         """Rebuild the trained model."""
         return load_model(self.path, trust=trust)
@@ -235,7 +241,7 @@ def _unfinished(path: Path) -> str:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + _PARTIAL)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -260,7 +266,7 @@ class Resumed:
 
 
 class RunWriter:
-    """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``finish``.
+    """A run being written: ``begin`` or ``resume``, then records and checkpoints, then ``fill`` and ``finish``.
 
     Killed at any moment it leaves nothing, or ``NAME.partial`` from which ``resume`` continues, or the whole run. Within
     ``with`` no other process can write the same run.
@@ -319,8 +325,8 @@ class RunWriter:
             state = "is finished" if self.path.exists() else "does not exist"
             raise StoreError(f"nothing to resume: {self.path} {state}, and there is no {self.partial}")
         self._hold()
-        for leftover in self.partial.glob(".*"):  # temporary files of a process that was killed
-            leftover.unlink()
+        for leftover in self.partial.glob(".*"):  # temporary files and folders of a process that was killed
+            remove(leftover)
         if not (self.partial / "spec.json").exists():
             self._begin(spec, training, split)
         self._require_same(spec, training)
@@ -381,12 +387,16 @@ class RunWriter:
         """Remove a run that holds nothing yet, so that a user's mistake leaves nothing behind."""
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def finish(self, model: Model, summary: dict[str, Any]) -> None:
-        """Write the model and the summary, give the folder its name, and drop the checkpoint."""
+    def fill(self, model: Model, summary: dict[str, Any]) -> None:
+        """Write the model and the summary: from here on the unfinished run can be read like a finished one."""
         refuse_existing(self.path)
         target = self.partial / _MODEL
         write_bytes(target, _pack(to_arrays(model), {"format": FORMAT, "spec": model.spec.model_dump(mode="json")}))
         write_json(self.partial / "summary.json", summary)
+
+    def finish(self) -> None:
+        """Give the folder its name, and drop the checkpoint."""
+        refuse_existing(self.path)
         # The name comes before the clean-up: a kill in between leaves a whole run, not one without its checkpoint.
         self.partial.rename(self.path)
         (self.path / _CHECKPOINT).unlink(missing_ok=True)

@@ -49,6 +49,8 @@ FEWEST_FOR_IDENTIFIER = 20  # rows
 SKEWED = 1.0  # skewness above which the logarithm of a positive column is looked at
 LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
 DAY = 86_400.0  # seconds
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 
 
@@ -134,6 +136,10 @@ class Column(Spec):
             return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
         numbers = self.decode(sites)
         return [_typed(number, self.dtype) if seen else None for number, seen in zip(numbers.tolist(), known, strict=True)]
+
+    def moment(self, number: float, *, minutes: bool = False) -> str:
+        """Return what a number of the column stands for, where the cells were dates: the day, or the minute of a time."""
+        return str(_typed(number, self.dtype))[: 16 if minutes else 10]
 
 
 class LeftOut(Spec):
@@ -454,9 +460,9 @@ def _typed(value: Any, dtype: str) -> Any:
     if re.fullmatch(r"Float\d+|Decimal", name):
         return float(f"{float(value):.7g}")  # single precision has no more digits
     if name == "Date":
-        return date(1970, 1, 1) + timedelta(days=round(float(value)))
+        return EPOCH.date() + timedelta(days=min(max(round(float(value)), EARLIEST), LATEST))
     if name == "Datetime":
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
+        moment = EPOCH + timedelta(seconds=min(max(float(value), DAY * EARLIEST), DAY * LATEST))
         return moment if "time_zone=None" not in dtype else moment.replace(tzinfo=None)
     return value if isinstance(value, str) else f"{value:.6g}"
 

@@ -28,10 +28,10 @@ from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
-from tightbound.rows import Row, Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, in_haste, over_blocks, place, require_fixed
 from tightbound.schema import Measure
 
-__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "surgery"]
+__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "surgery"]
 
 ROWS_AT_ONCE = 16
 DENSITIES_AT_ONCE = 2**24  # of pairs of a row and a draw: 64 MiB
@@ -195,29 +195,48 @@ def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
 
     Raises :class:`~tightbound.errors.DataError` for fewer than two rows.
     """
-    require_fixed(model.spec.sites, data)
     count = len(data.x)
     if count < 2:
         raise DataError(f"the aggregate posterior needs at least 2 rows, got {count}")
-    rows, key = place(data), jax.random.key(seed)
-    rate, distortion, own, z = over_blocks(_terms, rows, count, 256, key, model)
+    rate, distortion, own, z = _terms_of(model, data, seed)
     with_own, without_own = _log_aggregate(model, data, z)
     lower, upper, above = own - (with_own - np.log(count)), own - (without_own - np.log(count - 1)), f"{count - 1:,} other rows"
     if upper.mean() > rate.mean():  # KL(q(z) ‖ p(z)) is not negative, so the rate bounds the information too
         upper, above = rate, "the rate"
 
     def mean(values: np.ndarray, side: Any, method: str) -> Estimate:
-        return mean_estimate(values, side=side, method=method, draws=1, measure=model.measure)
+        return _mean(model, values, side, method)
 
     return Surgery(
-        mean(rate, "exact", "KL term"),
-        mean(distortion, "exact", "−log p(x|z) at draws from q(z|x)"),
+        *_rate_and_distortion(model, rate, distortion),
         (mean(lower, "lower", f"{count:,} rows"), mean(upper, "upper", above)),
         (mean(rate - upper, "lower", "rate less information"), mean(rate - lower, "upper", "rate less information")),
     )
 
 
-@eqx.filter_jit
+def rate_and_distortion(model: Model, data: RowSource, *, seed: int = 0) -> tuple[Estimate, Estimate]:
+    """Return the two terms of minus the ELBO, as in :func:`surgery`, without the work that grows with the square."""
+    return _rate_and_distortion(model, *_terms_of(model, data, seed)[:2])
+
+
+def _rate_and_distortion(model: Model, rate: np.ndarray, distortion: np.ndarray) -> tuple[Estimate, Estimate]:
+    return (
+        _mean(model, rate, "exact", "KL term"),
+        _mean(model, distortion, "exact", "−log p(x|z) at draws from q(z|x)"),
+    )
+
+
+def _mean(model: Model, values: np.ndarray, side: Any, method: str) -> Estimate:
+    return mean_estimate(values, side=side, method=method, draws=1, measure=model.measure)
+
+
+def _terms_of(model: Model, data: RowSource, seed: int) -> tuple[np.ndarray, ...]:
+    """Return, for every row, the KL term, −log p(x|z), log q(z|x) and the draw z itself."""
+    require_fixed(model.spec.sites, data)
+    return over_blocks(_terms, place(data), len(data.x), 256, jax.random.key(seed), model)
+
+
+@in_haste
 def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tuple[Array, ...]:
     batch, prior = rows.batch(index, key), model.prior()
 

@@ -143,7 +143,8 @@ function bars(column, shares, outline) {
   const box = element("div", undefined, { className: "margin" });
   const most = Math.max(...shares, ...(outline ?? []), 1e-9), count = shares.length;
   const best = shares.indexOf(Math.max(...shares));
-  const name = (bin) => column.levels[bin] ?? `${shortened(column.bins[bin])} … ${shortened(column.bins[bin + 1])}`;
+  const edge = (bin) => column.dates[bin] ?? shortened(column.bins[bin]);
+  const name = (bin) => column.levels[bin] ?? `${edge(bin)} … ${edge(bin + 1)}`;
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", `0 0 ${count} 1`);
   svg.setAttribute("preserveAspectRatio", "none");
@@ -152,7 +153,7 @@ function bars(column, shares, outline) {
   shares.forEach((share, i) => svg.append(bar(i, share / most, { fill: COLOURS[0] })));
   outline?.forEach((share, i) => svg.append(bar(i, share / most, { fill: "none", stroke: INK, "stroke-width": 1, "vector-effect": "non-scaling-stroke" })));
   const ends = element("div", undefined, { className: "ends" });
-  const [first, last] = column.levels.length ? [column.levels[0], column.levels.at(-1)] : [shortened(column.bins[0]), shortened(column.bins.at(-1))];
+  const [first, last] = column.levels.length ? [column.levels[0], column.levels.at(-1)] : [edge(0), edge(column.bins.length - 1)];
   ends.append(element("span", first), element("span", last));
   box.append(element("b", column.name, { title: column.name }), svg, ends);
   return box;

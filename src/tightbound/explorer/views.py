@@ -24,7 +24,7 @@ from tightbound.data.images import read_images
 from tightbound.errors import DataError, TightboundError
 from tightbound.evidence.estimate import delta_error, stated_error
 from tightbound.evidence.exact import posterior_grid
-from tightbound.fitting import prior_draws
+from tightbound.inference import prior_draws
 from tightbound.model import Model
 from tightbound.pictures import MASSES, SHADES, Plane, plane, region_levels, tiles
 from tightbound.report.margins import Margin, margins
@@ -76,7 +76,7 @@ class Views:
         ]
         summary = material.run.summary
         return {
-            "name": material.run.path.name,
+            "name": material.run.name,
             "description": spec.sites.describe(),
             "image": spec.sites.is_image,
             "size": list(spec.sites.shape[:2]) if spec.sites.is_image else None,

@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from tightbound.data.arrays import Dataset
 from tightbound.pictures import COLOURS, INK, PALE
-from tightbound.report.draws import replicated
 from tightbound.report.margins import margins, seen
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
+from tightbound.report.programs import COUNT, replicated
 from tightbound.tabular import surprise
 
 __all__ = ["columns"]
@@ -22,6 +23,7 @@ __all__ = ["columns"]
 SHOWN = 16  # columns with a panel of their own
 PAIRED = 25  # columns whose pairs are compared
 ODDEST = 10  # rows
+PLACED = 30_000_000  # draws of cells, of all rows, that cells are compared with
 
 
 def columns(material: Material) -> Section:
@@ -60,13 +62,17 @@ def _margins(material: Material) -> Panel:
         axes.stairs(shares[1], bins, color=COLOURS[0], linewidth=1.3, label="draws from the model")
         if levels and len(levels) <= 8:
             axes.set_xticks(range(len(levels)), [level[:9] for level in levels], rotation=40, ha="right")
+        if margin.dates:
+            chosen = np.linspace(0, len(bins) - 1, 3 if len(margin.dates[0]) <= 10 else 2).round().astype(int)
+            axes.set_xticks(bins[chosen], [margin.dates[edge] for edge in chosen])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_yticks([])
         axes.tick_params(labelsize=6.5, colors=INK)
         axes.set_title(margin.name[:28], fontsize=8, color=INK, loc="left")
         numbers["column"] += [margin.name] * (len(bins) - 1)
-        for key, values in zip(list(numbers)[1:], (bins[:-1], bins[1:], *shares), strict=True):
-            numbers[key] += values.tolist()
+        edges = margin.dates or bins.tolist()
+        for key, values in zip(list(numbers)[1:], (edges[:-1], edges[1:], *shares), strict=True):
+            numbers[key] += list(values)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     count = material.data.sites.count
     which = "" if count == len(shown) else f" (the first {len(shown)} of {count} columns)"
@@ -131,21 +137,28 @@ def _calibration(material: Material) -> Panel:
     held = np.nanmean(inside[np.isfinite(inside).any(axis=1)], axis=1)  # cells of a row are not independent, rows are
     share, error = 100 * held.mean(), 100 * held.std() / len(held) ** 0.5
     caption = (
-        f"Where the cells of {material.part} rows lie in the distributions that the model gives them: flat is calibrated, "
-        "a hump in the middle says that the distributions are too wide, high ends that they are too narrow. Intervals of 90 % "
-        f"hold {share:.1f} ± {error:.1f} % of a row's cells."
+        f"Where the cells of {len(positions):,} {material.part} rows lie in the distributions that the model gives them: flat "
+        "is calibrated, a hump in the middle says that the distributions are too wide, high ends that they are too narrow. "
+        f"Intervals of 90 % hold {share:.1f} ± {error:.1f} % of a row's cells."
     )
     return Panel("calibration", "Calibration", caption, figure, numbers)
 
 
+def _placed(material: Material) -> Dataset:
+    """Return the rows whose cells are compared with draws: fewer where there are very many columns."""
+    most = max(PLACED // (COUNT * material.judged.x.shape[1]), 2)
+    return material.judged.take(np.arange(min(len(material.judged), most)))
+
+
 def _positions(material: Material) -> np.ndarray:
     """Return the share of draws below each cell (n, D), ties split at random; NaN where a cell is missing."""
-    drawn = replicated(material.model, material.judged)
-    x = material.judged.x[None].astype(np.float64)
+    rows = _placed(material)
+    drawn = replicated(material.model, rows)
+    x = rows.x[None].astype(np.float32)
     below, same = (drawn < x).sum(axis=0), (drawn == x).sum(axis=0)
     split = np.random.default_rng(0).random(x.shape[1:])
     positions = (below + split * (same + 1)) / (len(drawn) + 1)
-    observed = material.judged.observed
+    observed = rows.observed
     return positions if observed is None else np.where(observed, positions, np.nan)
 
 

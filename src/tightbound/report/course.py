@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tightbound.pictures import COLOURS, loss_curves
+from tightbound.pictures import COLOURS, curves
 from tightbound.report.material import Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
 
@@ -32,7 +32,7 @@ def course(material: Material) -> Section:
     labelled(axes, "step", "learning rate")
     rate = {name: numbers[name] for name in ("step", "learning_rate")}
     panels = (
-        Panel("curves", "Bound and terms", caption, loss_curves(material.sheets), numbers),
+        Panel("curves", "Bound and terms", caption, curves(records, material.unit), numbers),
         Panel("learning_rate", "Learning rate", "How fast the weights were allowed to move.", figure, rate),
     )
     return Section("training", "How training went", tuple(words), (), panels)

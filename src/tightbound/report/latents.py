@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from tightbound.inference import decode, embed
-from tightbound.pictures import COLOURS, INK, PALE, image_grid, latent_map, tiles
+from tightbound.pictures import COLOURS, INK, PALE, image_grid, scatter_map, tiles
+from tightbound.report.colouring import colouring
+from tightbound.report.flat import flat
 from tightbound.report.material import Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
 
@@ -76,14 +79,20 @@ def _aggregate(material: Material) -> Panel:
 
 
 def _map(material: Material) -> Panel:
-    means = material.posteriors.mean
-    labels = material.mapped.labels
-    numbers = {f"mean_{latent}": means[:, latent] for latent in range(means.shape[1])}
-    caption = "Each point is the mean of q(z | x) of one row: rows that lie together look alike to the model."
-    figure = latent_map(material.sheets)
+    means, shown = material.posteriors.mean, flat(material.posteriors.mean)
+    coloured, words = colouring(material, shown.points)
+    caption = f"Each point is the mean of q(z | x) of one row: rows that lie together look alike to the model. {shown.words}"
+    numbers: dict[str, Any] = {f"mean_{latent}": means[:, latent] for latent in range(means.shape[1])}
+    numbers |= {"across": shown.points[:, 0], "up": shown.points[:, 1]}
+    if coloured is not None:
+        caption += f" {words}"
+        numbers[coloured.name] = [
+            value if seen else None for value, seen in zip(coloured.values.tolist(), coloured.known, strict=True)
+        ]
+    figure = scatter_map(shown.points, shown.names, coloured)
     for collection in figure.axes[0].collections:
         collection.set_rasterized(True)
-    return Panel("map", "A map of the rows", caption, figure, numbers | ({} if labels is None else {"label": labels}))
+    return Panel("map", "A map of the rows", caption, figure, numbers)
 
 
 def _moved(material: Material, latent: int) -> tuple[np.ndarray, np.ndarray]:

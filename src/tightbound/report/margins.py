@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tightbound.data.frames import DAY
 from tightbound.pictures import bins_of
 from tightbound.report.material import Material
 
@@ -15,17 +16,21 @@ SHOWN = 40  # columns, at most
 
 
 class Margin(NamedTuple):
-    """How a column is shown: its ``levels`` in words, or the edges of ``bins`` (B + 1) in the user's units."""
+    """How a column is shown: its ``levels`` in words, or the edges of ``bins`` (B + 1) in the user's units.
+
+    ``dates`` are the edges in words, of columns of dates and times.
+    """
 
     material: Material
     column: int
     name: str
     levels: tuple[str, ...]
     bins: np.ndarray
+    dates: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """What a page has to know of the column."""
-        return {"name": self.name, "levels": list(self.levels), "bins": self.bins.tolist()}
+        return {"name": self.name, "levels": list(self.levels), "bins": self.bins.tolist(), "dates": list(self.dates)}
 
     def shares(self, sites: np.ndarray) -> np.ndarray:
         """Return the share of sites (n,) of the column that falls into each bin; what is outside goes to the ends."""
@@ -34,7 +39,13 @@ class Margin(NamedTuple):
 
     def word(self, site: float) -> str:
         """Return a cell as text."""
-        return self.levels[int(site)] if self.levels else f"{_in_units(self.material, self.column, np.array([site]))[0]:.6g}"
+        if self.levels:
+            return self.levels[int(site)]
+        number = float(_in_units(self.material, self.column, np.array([site]))[0])
+        schema = self.material.schema
+        if schema is not None and schema.columns[self.column].unit:
+            return schema.columns[self.column].moment(number, minutes=True)
+        return f"{number:.6g}"
 
 
 def margins(material: Material, most: int = SHOWN) -> list[Margin]:
@@ -47,7 +58,15 @@ def _margin(material: Material, column: int) -> Margin:
     real, drawn = (_in_units(material, column, x) for x in (seen(material, column), material.samples[:, column]))
     whole = bool(np.all(np.floor(real) == real))
     bins = np.arange(len(levels) + 1) - 0.5 if levels else bins_of(real, drawn, whole=whole)
-    return Margin(material, column, material.names[column], levels, bins)
+    return Margin(material, column, material.names[column], levels, bins, _dates(material, column, bins))
+
+
+def _dates(material: Material, column: int, bins: np.ndarray) -> tuple[str, ...]:
+    """Return the edges of the bins as days, or as times where the bins are not whole days; none for other columns."""
+    known = None if material.schema is None else material.schema.columns[column]
+    if known is None or not known.unit:
+        return ()
+    return tuple(known.moment(edge, minutes=bool(bins[1] - bins[0] < DAY)) for edge in bins.tolist())
 
 
 def seen(material: Material, column: int) -> np.ndarray:

@@ -12,10 +12,10 @@ from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema
 from tightbound.diagnosis.measurements import Posteriors, posteriors
 from tightbound.evidence.importance import Importance, importance
-from tightbound.fitting import prior_draws
-from tightbound.inference import decode, reconstruct, sample
+from tightbound.inference import decode, prior_draws, reconstruct
 from tightbound.model import Model
 from tightbound.pictures import Sheets
+from tightbound.report.programs import drawn
 from tightbound.settings import DataOptions, own_rows
 from tightbound.store import Run
 
@@ -33,11 +33,13 @@ class Material:
 
     run: Run
     model: Model
+    given: Dataset | None = None  # the data, when it need not be read again
+    colour: str | None = None  # the column that colours the map; None: the one that it tells most of
 
     @cached_property
     def data(self) -> Dataset:
         """All rows, with fixed bits."""
-        data = own_rows(self.run)
+        data = own_rows(self.run) if self.given is None else self.given
         return data.binarised(self.seed) if data.binarise else data
 
     @property
@@ -100,7 +102,8 @@ class Material:
     @cached_property
     def samples(self) -> np.ndarray:
         """Rows drawn from p(x), at the median exposure if there are exposures."""
-        return sample(self.model, LOOKED_AT, seed=SEED, exposure=self.exposure)
+        exposure = None if self.exposure is None else np.full(LOOKED_AT, self.exposure)
+        return drawn(self.model, self.prior_draws, exposure, seed=SEED)[0]
 
     @cached_property
     def prior_draws(self) -> np.ndarray:

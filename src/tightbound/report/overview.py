@@ -7,7 +7,7 @@ from typing import Any
 
 from tightbound.cite import cite
 from tightbound.diagnosis.subject import ACTIVE, Subject
-from tightbound.evidence.gaps import surgery
+from tightbound.evidence.gaps import rate_and_distortion
 from tightbound.report.material import Material
 from tightbound.report.parts import Section
 from tightbound.settings import rebuilt, spec_of
@@ -55,10 +55,9 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     if "bits_per_dimension" in summary["log_evidence"]:
         value, error = summary["log_evidence"]["bits_per_dimension"]
         facts.append(("bits per dimension", f"at most {value:.4f} ± {error:.4f}"))
-    if len(material.evaluated) > 1:
-        parts = surgery(material.model, material.evaluated)
-        facts.append((f"rate, KL(q(z | x) ‖ p(z)), {material.part} rows", _bounded(asdict(parts.rate), unit)))
-        facts.append((f"distortion, −E log p(x | z), {material.part} rows", _bounded(asdict(parts.distortion), unit)))
+    rate, distortion = rate_and_distortion(material.model, material.evaluated)
+    facts.append((f"rate, KL(q(z | x) ‖ p(z)), {material.part} rows", _bounded(asdict(rate), unit)))
+    facts.append((f"distortion, −E log p(x | z), {material.part} rows", _bounded(asdict(distortion), unit)))
     facts += [
         ("active latents", f"{subject.active} of {run.spec.latent}: their means vary by more than {ACTIVE:.0%} of the prior"),
         ("weights", f"{summary['parameters']:,}"),
@@ -79,10 +78,13 @@ def reproduction(material: Material) -> Section:
         ("seed", str(material.seed)),
         *((name, str(run.environment[name])) for name in ("tightbound", "jax", "python", "processor", "cores")),
     )
+    code = (("spec.toml", spec_of(run)), ("BibTeX of the methods", cite(*rebuilt(run))))
+    if "options" not in run.training["loaded"]:
+        words = "The run was trained from Python: tightbound.fit with this spec, this objective and plan, and the same rows."
+        return Section("reproduce", "Have it again", (words,), facts, (), code)
     source = run.training["loaded"].get("path") or run.training["loaded"]["source"]
     commands = (
-        f"tightbound info {run.path.name} --spec > spec.toml\ntightbound fit {source} --spec spec.toml --out again\n"
-        f"tightbound evaluate {run.path.name} --method all\ntightbound diagnose {run.path.name} --all"
+        f"tightbound info {run.name} --spec > spec.toml\ntightbound fit {source} --spec spec.toml --out again\n"
+        f"tightbound evaluate {run.name} --method all\ntightbound diagnose {run.name} --all"
     )
-    code = (("commands", commands), ("spec.toml", spec_of(run)), ("BibTeX of the methods", cite(*rebuilt(run))))
-    return Section("reproduce", "Have it again", (), facts, (), code)
+    return Section("reproduce", "Have it again", (), facts, (), (("commands", commands), *code))

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from tightbound.data.arrays import Dataset
 from tightbound.errors import StoreError
 from tightbound.files import refuse_existing, write_bytes, write_folder
 from tightbound.outputs import check_output
+from tightbound.report.colouring import check_colour
 from tightbound.report.columns import columns
 from tightbound.report.course import course
 from tightbound.report.images import images
@@ -21,28 +23,55 @@ from tightbound.report.latents import latents
 from tightbound.report.material import Material
 from tightbound.report.overview import overview, reproduction
 from tightbound.report.parts import Section
+from tightbound.settings import require_own
 from tightbound.store import Run, read_run
 
-__all__ = ["render", "sections", "write_report"]
+__all__ = ["PAGE", "render", "sections", "write_page", "write_report"]
+
+PAGE = "report.html"  # in the folder of a run
 
 _HYPHEN = re.compile(r"(?<![\w-])-(?=\d)")  # before a number, where a minus sign belongs
 
 
-def write_report(run: str | Path, out: str | Path | None = None, *, trust: Sequence[str] = ()) -> Path:
+def write_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: Dataset | None = None,
+    colour: str | None = None,
+    trust: Sequence[str] = (),
+) -> Path:
     """Write a run as one page, ``report.html`` in its folder unless told otherwise, and return the path.
 
     The page is a function of the run folder and of the data that it names. It holds every picture itself and asks the network
-    for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name. Raises :class:`DataError`
-    when the data has changed or is gone, :class:`OutputExistsError` when the page or the folder exists, :class:`StoreError`
-    when they cannot be written, and the errors of :func:`tightbound.load_model`.
+    for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name. ``data`` is what the run
+    was trained on, when it was trained from Python and does not say where that is; ``colour`` names the column whose values
+    colour the map of the rows, "label" for their labels.
+
+    Raises :class:`DataError` when the data has changed or is gone and for a column that is not there,
+    :class:`OutputExistsError` when the page or the folder exists, :class:`StoreError` when they cannot be written, and the
+    errors of :func:`tightbound.load_model`.
     """
     stored = read_run(run)
-    path = Path(out) if out is not None else Path(run) / "report.html"
-    numbers = path.with_suffix("")
+    path = Path(out) if out is not None else Path(run) / PAGE
+    _check_free(path)
+    if data is not None:
+        require_own(stored, data)
+    return write_page(Material(stored, stored.model(trust=trust), given=data, colour=colour), path)
+
+
+def _check_free(path: Path) -> None:
     check_output(path, (".html",))
-    refuse_existing(numbers)
-    made = sections(stored, trust)
-    page = render(stored, made, numbers.name).encode()
+    refuse_existing(path.with_suffix(""))
+
+
+def write_page(material: Material, path: Path) -> Path:
+    """Write the page and, beside it, the folder of its numbers; return the path."""
+    _check_free(path)
+    check_colour(material)
+    numbers = path.with_suffix("")
+    made = sections(material)
+    page = render(material.run, made, numbers.name).encode()
     write_folder(numbers, lambda folder: _write_numbers(folder, made))
     try:
         write_bytes(path, page)
@@ -52,10 +81,9 @@ def write_report(run: str | Path, out: str | Path | None = None, *, trust: Seque
     return path
 
 
-def sections(run: Run, trust: Sequence[str] = ()) -> tuple[Section, ...]:
+def sections(material: Material) -> tuple[Section, ...]:
     """Return what the page shows."""
-    material = Material(run, run.model(trust=trust))
-    rows = images if run.spec.sites.is_image else columns
+    rows = images if material.run.spec.sites.is_image else columns
     return tuple(section(material) for section in (overview, course, latents, rows, reproduction))
 
 
@@ -64,7 +92,7 @@ def render(run: Run, made: Sequence[Section], numbers: str) -> str:
     template = files("tightbound.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = lambda text: _HYPHEN.sub("−", text)
-    return environment.from_string(template).render(name=run.path.name, sections=made, numbers=numbers)
+    return environment.from_string(template).render(name=run.name, sections=made, numbers=numbers)
 
 
 def _write_numbers(folder: Path, made: Sequence[Section]) -> None:
