@@ -18,7 +18,8 @@ def people(rows: int) -> pa.Table:
     height = rng.normal(170, 9, rows)
     return pa.table({
         MARKUP: rng.choice(["F", "M"], rows), "height": np.where(rng.random(rows) < 0.1, np.nan, height),
-        "visits": rng.poisson(30, rows), "since": np.datetime64("2019-01-01") + rng.integers(0, 900, rows), "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
+        "visits": rng.poisson(30, rows), "since": np.datetime64("2019-01-01") + rng.integers(0, 900, rows),
+        "gain": np.where(rng.random(rows) < 0.8, 0.0, height * 10),
     })  # fmt: skip
 
 

@@ -308,7 +308,7 @@ def lists(length: int) -> st.SearchStrategy[list[Any]]:
     return st.lists(number | st.none(), max_size=3) | st.lists(number, min_size=length, max_size=length)
 
 
-SITES, LATENTS = {"images": 64, "table": 4, "plane": 5}, {"images": 16, "table": 4, "plane": 2}
+SITES, LATENTS = {"images": 64, "table": 5, "plane": 5}, {"images": 16, "table": 4, "plane": 2}
 cells = st.sampled_from(list(SITES.values())).flatmap(lists)
 latent = st.sampled_from(list(LATENTS.values())).flatmap(lists)
 forms = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from sklearn.metrics import adjusted_mutual_info_score
 
 from tightbound.data.frames import Column
 from tightbound.errors import DataError
@@ -27,9 +28,10 @@ def colouring(material: Material, points: np.ndarray) -> tuple[Coloured | None, 
     found = [(information(points, *cells), name, cells) for name, cells in _categories(material)]
     if not found:
         return None, ""
-    nats, name, cells = max(found, key=lambda one: one[0])
+    share, name, cells = max(found, key=lambda one: one[0])
     words = (
-        f"The colour is the column {name}: of all columns of categories the place on the map tells most of it, {nats:.2f} nats."
+        f"The colour is the column {name}: of all columns of categories the place on the map tells most of it, "
+        f"{share:.0%} of what there is to know."
     )
     return Coloured(name, *cells), words
 
@@ -69,21 +71,13 @@ def _cells(material: Material, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def information(points: np.ndarray, values: np.ndarray, known: np.ndarray) -> float:
-    """Return how much the place on the map tells of a value, in nats: the mutual information of value and part of the map.
+    """Return how much of a value the place on the map tells: 0 for what chance would, at most 1.
 
-    A plug-in estimate with the correction of Miller (1955): without it, values of many kinds would seem to be told by chance.
+    The mutual information of value and part of the map above its expectation by chance, over the smaller of their entropies
+    (Vinh et al. 2010): without that, values of many kinds would seem to be told.
     """
     if not known.any():
         return 0.0
     inner = np.arange(1, PARTS) / PARTS
     across, up = (np.searchsorted(np.quantile(line, inner), line) for line in points[known].T)
-    codes = (across * PARTS + up, np.unique(values[known], return_inverse=True)[1])
-    table = np.zeros((PARTS**2, codes[1].max() + 1))
-    np.add.at(table, codes, 1.0)
-    return _entropy(table.sum(axis=0)) + _entropy(table.sum(axis=1)) - _entropy(table.ravel())
-
-
-def _entropy(counts: np.ndarray) -> float:
-    seen = counts[counts > 0]
-    share = seen / seen.sum()
-    return float(-np.sum(share * np.log(share)) + (len(seen) - 1) / (2.0 * seen.sum()))
+    return float(adjusted_mutual_info_score(across * PARTS + up, values[known], average_method="min"))
