@@ -100,6 +100,14 @@ def test_markers_nulls_and_nan_are_missing() -> None:
     assert observed.tolist() == [[True, True], [False, False], [False, False], [True, True], [True, True]]
 
 
+def test_a_number_that_is_named_as_a_marker_is_missing_whatever_the_type_of_its_column() -> None:
+    table = pl.DataFrame({"a": [1.5, 999.0, 2.5, -1.5], "b": [3, 5, 999, 70], "c": ["x", "999", "y", "x"]})
+    schema = infer(table, markers=("999",))
+    data = schema.encode(table)
+    assert data.observed.tolist() == [[True, True, True], [False, True, False], [True, False, True], [True, True, True]]
+    assert 999.0 not in schema.fill(table, np.where(data.observed, data.x, data.x[:1]))["a"].to_list()
+
+
 def test_missing_values_of_pandas_own_types_are_missing() -> None:
     table = pd.DataFrame({
         "i": pd.array([1, None, 30, 77], dtype="Int64"), "b": pd.array([True, None, False, True], dtype="boolean"),

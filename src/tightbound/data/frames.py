@@ -9,6 +9,7 @@ scale here are units, not statistics, and round numbers.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import warnings
@@ -375,7 +376,7 @@ class Cells:
             numbers = series.cast(nw.Float64).to_numpy()
             # Columns of pandas with a missing value of their own come as objects.
             self.numbers = self._each(series, float) if numbers.dtype == object else numbers.astype(np.float64)
-            self.seen &= ~np.isnan(self.numbers)
+            self.seen &= ~(np.isnan(self.numbers) | np.isin(self.numbers, list(_numbers_among(markers))))
         elif self.is_moment:
             self.numbers = self._each(series, seconds_or_days)
         else:
@@ -448,6 +449,12 @@ def _as_numbers(text: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
     except ValueError:
         return None
     return None if any("_" in cell for cell in text[seen]) else numbers
+
+
+def _numbers_among(words: Sequence[str]) -> Iterator[float]:
+    for word in words:
+        with contextlib.suppress(ValueError):
+            yield float(word)
 
 
 def _typed(value: Any, dtype: str) -> Any:
