@@ -1,9 +1,9 @@
 """How long the report of a run takes and how large it is, for four kinds of data; and pictures of each page.
 
-    python benchmarks/report.py SHARED_DATA FOLDER
-    python benchmarks/report.py SHARED_DATA FOLDER --gallery docs/images/gallery
+    TIGHTBOUND_DATA=folder python benchmarks/report.py RUNS
+    TIGHTBOUND_DATA=folder python benchmarks/report.py RUNS --gallery docs/images/gallery
 
-Small models of the digits, of Frey Faces, of the Adult table and of gene counts are fitted into FOLDER, unless they are there;
+Small models of the digits, of Frey Faces, of the Adult table and of gene counts are fitted into RUNS, unless they are there;
 their reports are written again every time, in a process of their own: once with no compiled programs kept, as on the first
 day, and once with those of the first time. The gallery needs the package playwright and a Chromium on the path.
 """
@@ -22,25 +22,27 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "speed"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tables"))
+
+from common import data_folder
+from synthesis import read
+
 LARGEST, SLOWEST = 3_000_000, 30.0  # bytes, seconds
-ADULT = (
-    "age,workclass,weight,education,education_years,marital_status,occupation,relationship,race,sex,capital_gain,"
-    "capital_loss,hours_per_week,country,income"
-)
 CELLS = ("data", "indices", "indptr", "shape")
 
 
-def frey_faces(shared: Path, target: Path) -> None:
-    with np.load(shared / "freyfaces" / "freyfaces.npz", allow_pickle=False) as file:
+def frey_faces(target: Path) -> None:
+    with np.load(data_folder("freyfaces") / "freyfaces.npz", allow_pickle=False) as file:
         np.save(target, file["x"].reshape(-1, 28, 20))
 
 
-def adult(shared: Path, target: Path) -> None:
-    target.write_text(f"{ADULT}\n{(shared / 'tables' / 'adult-train.csv').read_text().strip()}\n")
+def adult(target: Path) -> None:
+    read("adult-train.csv").to_csv(target, index=False)
 
 
-def genes(shared: Path, target: Path) -> None:
-    with np.load(shared / "counts" / "mouse_brain_10k_csr.npz", allow_pickle=False) as file:
+def genes(target: Path) -> None:
+    with np.load(data_folder("counts") / "mouse_brain_10k_csr.npz", allow_pickle=False) as file:
         values, columns, starts, shape = (file[name] for name in CELLS)
     counts = np.zeros(shape, np.int32)
     counts[np.repeat(np.arange(shape[0]), np.diff(starts)), columns] = values
@@ -48,7 +50,7 @@ def genes(shared: Path, target: Path) -> None:
 
 
 # The file that each is fitted to, what makes it, and flags of the fit; the digits are built in.
-KINDS: dict[str, tuple[str, Callable[[Path, Path], None] | None, tuple[str, ...]]] = {
+KINDS: dict[str, tuple[str, Callable[[Path], None] | None, tuple[str, ...]]] = {
     "digits": ("digits", None, ()),
     "freyfaces": ("freyfaces.npy", frey_faces, ("--steps", "1500", "--latent", "20")),
     "adult": ("adult.csv", adult, ("--steps", "3000", "--latent", "12", "--hidden", "128")),
@@ -65,13 +67,13 @@ def command(*arguments: object, cache: Path | None = None) -> float:
     return time.perf_counter() - start
 
 
-def fitted(kind: str, shared: Path, folder: Path) -> Path:
+def fitted(kind: str, folder: Path) -> Path:
     """Return the run of a small model, fitted unless it is there."""
     source, make, flags = KINDS[kind]
     run = folder / kind
     if not run.exists():
         if make is not None:
-            make(shared, folder / source)
+            make(folder / source)
         where = source if make is None else folder / source
         print(f"{kind}: fitting", flush=True)
         command("fit", where, "--out", run, "--no-pictures", "--no-report", "--draws", "100", *flags)
@@ -121,14 +123,13 @@ def photograph(page: Path, folder: Path) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("shared", type=Path)
-    options.add_argument("folder", type=Path)
+    options.add_argument("runs", type=Path)
     options.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     options.add_argument("--gallery", type=Path)
     arguments = options.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     for kind in arguments.only:
-        page = measure(kind, fitted(kind, arguments.shared, arguments.folder))
+        page = measure(kind, fitted(kind, arguments.runs))
         if arguments.gallery is not None:
             photograph(page, arguments.gallery)
 

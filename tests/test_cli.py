@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import tightbound as tb
-from running import SMALL, SOURCE, call, finished, fit_flags, sha256, start, table
+from running import LEAN, SMALL, SOURCE, call, finished, fit_flags, sha256, start, table
 from tightbound import cli, fitting
 from tightbound.errors import StoreError
 from tightbound.settings import merge, read_toml, template
@@ -141,18 +141,7 @@ def test_info_tells_people_and_programs(tmp_path: Path) -> None:
 def test_a_spec_from_info_gives_the_same_run(tmp_path: Path) -> None:
     run, data, _ = finished()
     (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
-    outcome = call(
-        "fit",
-        data,
-        "--spec",
-        tmp_path / "spec.toml",
-        "--out",
-        tmp_path / "again",
-        "--draws",
-        10,
-        "--no-pictures",
-        "--no-report",
-    )
+    outcome = call("fit", data, "--spec", tmp_path / "spec.toml", "--out", tmp_path / "again", "--draws", 10, *LEAN)
     assert outcome.code == 0, outcome.err
     assert sha256(tmp_path / "again") == sha256(run)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -204,9 +205,7 @@ def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
     if upper.mean() > rate.mean():  # KL(q(z) ‖ p(z)) is not negative, so the rate bounds the information too
         upper, above = rate, "the rate"
 
-    def mean(values: np.ndarray, side: Any, method: str) -> Estimate:
-        return _mean(model, values, side, method)
-
+    mean = partial(_mean, model)
     return Surgery(
         *_rate_and_distortion(model, rate, distortion),
         (mean(lower, "lower", f"{count:,} rows"), mean(upper, "upper", above)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.metrics import adjusted_mutual_info_score
 
 from tightbound.data.frames import Column
 from tightbound.errors import DataError
@@ -46,10 +45,10 @@ def check_colour(material: Material) -> None:
 
 
 def _asked_for(material: Material, name: str) -> tuple[Coloured, str]:
-    cells = _cells(material, material.names.index(name))
-    column = None if material.schema is None else material.schema.column(name)
-    word = column.moment if column is not None and column.unit else None
-    return Coloured(name, *cells, word), f"The colour is the column {name}, as asked for."
+    number = material.names.index(name)
+    moments = material.moments(number)
+    word = None if moments is None else moments.moment
+    return Coloured(name, *_cells(material, number), word), f"The colour is the column {name}, as asked for."
 
 
 def _categories(material: Material) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
@@ -76,6 +75,9 @@ def information(points: np.ndarray, values: np.ndarray, known: np.ndarray) -> fl
     The mutual information of value and part of the map above its expectation by chance, over the smaller of their entropies
     (Vinh et al. 2010): without that, values of many kinds would seem to be told.
     """
+    # Where it is used: every fit imports this module, and scikit-learn takes most of a second.
+    from sklearn.metrics import adjusted_mutual_info_score
+
     if not known.any():
         return 0.0
     inner = np.arange(1, PARTS) / PARTS

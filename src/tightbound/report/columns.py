@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from tightbound.data.arrays import Dataset
 from tightbound.pictures import COLOURS, INK, PALE
@@ -112,6 +111,8 @@ def _associations(material: Material) -> Panel:
 
 
 def _rank_correlations(values: np.ndarray) -> np.ndarray:
+    from scipy import stats  # where it is used: every fit imports this module
+
     ranks = np.full(values.shape, np.nan)
     for column in range(values.shape[1]):
         known = np.isfinite(values[:, column])

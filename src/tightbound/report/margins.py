@@ -42,10 +42,8 @@ class Margin(NamedTuple):
         if self.levels:
             return self.levels[int(site)]
         number = float(_in_units(self.material, self.column, np.array([site]))[0])
-        schema = self.material.schema
-        if schema is not None and schema.columns[self.column].unit:
-            return schema.columns[self.column].moment(number, minutes=True)
-        return f"{number:.6g}"
+        moments = self.material.moments(self.column)
+        return f"{number:.6g}" if moments is None else moments.moment(number, minutes=True)
 
 
 def margins(material: Material, most: int = SHOWN) -> list[Margin]:
@@ -63,10 +61,10 @@ def _margin(material: Material, column: int) -> Margin:
 
 def _dates(material: Material, column: int, bins: np.ndarray) -> tuple[str, ...]:
     """Return the edges of the bins as days, or as times where the bins are not whole days; none for other columns."""
-    known = None if material.schema is None else material.schema.columns[column]
-    if known is None or not known.unit:
+    moments = material.moments(column)
+    if moments is None:
         return ()
-    return tuple(known.moment(edge, minutes=bool(bins[1] - bins[0] < DAY)) for edge in bins.tolist())
+    return tuple(moments.moment(edge, minutes=bool(bins[1] - bins[0] < DAY)) for edge in bins.tolist())
 
 
 def seen(material: Material, column: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import TableSchema
+from tightbound.data.frames import Column, TableSchema
 from tightbound.diagnosis.measurements import Posteriors, posteriors
 from tightbound.evidence.importance import Importance, importance
 from tightbound.inference import decode, prior_draws, reconstruct
@@ -61,6 +61,11 @@ class Material:
     def schema(self) -> TableSchema | None:
         """What the columns of the data are, when it is a table."""
         return DataOptions(**self.run.training["loaded"].get("options", {})).table
+
+    def moments(self, number: int) -> Column | None:
+        """Return a column whose numbers stand for dates or times, None for any other."""
+        column = None if self.schema is None else self.schema.columns[number]
+        return column if column is not None and column.unit else None
 
     @property
     def names(self) -> tuple[str, ...]:
