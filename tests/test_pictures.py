@@ -16,12 +16,14 @@ from tightbound.pictures import (
     latent_map,
     loss_curves,
     marginals,
+    picture_map,
     posterior_map,
     region_levels,
     save,
     sheet,
     tiles,
 )
+from tightbound.pictures import plane as plane_of_means
 from tightbound.schema import Sites
 
 RECORDS = [
@@ -106,13 +108,34 @@ def test_axes_say_their_units() -> None:
     assert "β" in beta.get_ylabel() and left.get_xlabel() == "step"
     plane = latent_map(KINDS["grey"]).axes[0]
     assert "of 3 latents" in plane.get_xlabel() and "% of the variance" in plane.get_xlabel()
-    assert latent_map(KINDS["real"]).axes[0].get_xlabel() == "z₁"
+    assert latent_map(KINDS["real"]).axes[0].get_xlabel() == "latent 0"
 
 
 def test_two_latents_are_shown_as_they_are() -> None:
     data = sheets(IMAGE, latent=2)
     points = latent_map(data).axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points, data.means)
+
+
+def test_a_map_is_not_mirrored_by_the_sign_of_its_directions() -> None:
+    means = np.random.default_rng(0).normal(size=(50, 4)) * [3, 2, 1, 1]
+    one, other = plane_of_means(means), plane_of_means(means[::-1] * 1.0)
+    np.testing.assert_allclose(one.points, other.points[::-1], atol=1e-9)
+    assert (one.axes[[0, 1], np.abs(one.axes).argmax(axis=1)] > 0).all()
+    np.testing.assert_allclose(one.middle + one.points @ one.axes, one.middle + (means - one.middle) @ one.axes.T @ one.axes)
+
+
+def test_pictures_on_a_map_stand_where_their_rows_are() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (4000, 2))
+    shades = np.broadcast_to((points[:, 0] > 0)[:, None, None, None], (4000, 8, 8, 3)).astype(float)
+    figure = picture_map(points, ("a", "b"), shades)
+    (image,) = figure.axes[0].images
+    drawn = np.asarray(image.get_array())
+    left, right = np.split(drawn[:, : drawn.shape[1] // 2 * 2], 2, axis=1)
+    assert (left == 0).mean() > 0.7 and (right == 1).all()
+    low, high, bottom, top = image.get_extent()
+    assert -1 <= low < -0.95 < 0.95 < high <= 1 and -1 <= bottom < -0.95 < 0.95 < top <= 1
 
 
 def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def make(kind: str, folder: Path) -> None:
 
 
 PANELS = {
-    "images": {"traversals", "interpolation", "reconstructions", "samples", "hardest"},
+    "images": {"pictured", "traversals", "interpolation", "reconstructions", "samples", "hardest"},
     "table": {"responses", "margins", "associations", "calibration", "odd_rows"},
     "counts": {"responses", "margins", "associations", "calibration", "odd_rows", "counts"},
 }
@@ -266,3 +266,25 @@ def test_dates_are_shown_as_dates() -> None:
     with (made("table").numbers / "margins.csv").open(newline="") as file:
         edges = [row["bin_from"] for row in csv.DictReader(file) if row["column"] == "since"]
     assert edges == list(since.dates[:-1])
+
+
+def test_answers_to_latents_are_in_deviations_of_the_whole_column() -> None:
+    """Mostly zeros: zeros belong to what an answer is measured by, or most answers lie twenty deviations below the mean."""
+    with (made("table").numbers / "responses.csv").open(newline="") as file:
+        answers = [float(value) for row in csv.DictReader(file) for name, value in row.items() if name.endswith(": gain")]
+    assert answers and max(map(abs, answers)) < 3
+
+
+def test_of_many_columns_those_that_vary_are_shown() -> None:
+    one = material("counts")
+    assert one.telling(12).tolist() == list(range(12))
+    few = one.telling(6).tolist()
+    assert len(few) == 6 and few == sorted(few) and min(few) >= 4  # the first columns are mostly zeros
+
+
+def test_a_page_may_lie_beside_its_run_under_the_same_name(tmp_path: Path) -> None:
+    shutil.copytree(made("table").run, tmp_path / "people")
+    page = tb.write_report(tmp_path / "people", tmp_path / "people.html")
+    assert "people-report/map.csv" in page.read_text() and (tmp_path / "people-report" / "map.csv").exists()
+    with pytest.raises(OutputExistsError):
+        tb.write_report(tmp_path / "people", page)

@@ -30,6 +30,7 @@ __all__ = [
     "latent_map",
     "loss_curves",
     "marginals",
+    "picture_map",
     "plane",
     "posterior_map",
     "reconstructed_images",
@@ -49,6 +50,7 @@ INK, PALE = "#333333", "#d8d8d8"
 MASSES = (0.5, 0.9, 0.99)  # of the regions that a map of a posterior shows
 REGIONS = ("#b3d2f0", "#6faade", "#2f74b5")  # from the widest region to the narrowest
 COLUMNS = 12  # columns of a table that are shown, at most
+PICTURED = 20  # pictures side by side on a map of them
 DPI = 150
 SPREAD = "(spread out to be seen)"  # the second direction of a map of one latent
 SHADES = (0.5, 99.5)  # percentiles of real numbers that are black and white
@@ -215,6 +217,35 @@ def scatter_map(points: np.ndarray, names: tuple[str, str], coloured: Coloured |
     return figure
 
 
+def picture_map(points: np.ndarray, names: tuple[str, str], pictures: np.ndarray) -> Figure:
+    """Rows as their pictures (n, height, width, 3), in as many places of the plane as do not cover each other.
+
+    The plane is cut into cells of the proportions of a picture; a cell shows the row nearest to its middle, of those within.
+    """
+    ends = np.percentile(points, [0.5, 99.5], axis=0)
+    low, size = ends[0], np.maximum(ends[1] - ends[0], 1e-12)
+    height, width = pictures.shape[1:3]
+    cells = np.array([PICTURED, max(2, round(PICTURED * 5.0 / 6.0 * width / height))])
+    places = (points - low) / size * cells
+    inside = np.flatnonzero(((places >= 0) & (places < cells)).all(axis=1))
+    off = np.abs(places[inside] % 1 - 0.5).max(axis=1)
+    found: dict[tuple[int, int], int] = {}
+    for row in inside[np.argsort(-off, kind="stable")]:  # the nearest come last and stay
+        across, up = places[row].astype(int)
+        found[int(cells[1] - 1 - up), int(across)] = int(row)
+    shown = np.ones((int(cells.prod()), height, width, 3))
+    for (down, across), row in found.items():
+        shown[down * cells[0] + across] = pictures[row]
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    extent = (low[0], low[0] + size[0], low[1], low[1] + size[1])
+    axes.imshow(image_grid(shown, int(cells[0]), gap=2), extent=extent, aspect="auto", interpolation="nearest")
+    axes.set_xlabel(names[0], color=INK)
+    axes.set_ylabel(names[1], color=INK)
+    _plain(axes)
+    return figure
+
+
 class Plane(NamedTuple):
     """A map of the latents: the ``points`` (n, 2) of rows, ``names`` of its directions, and z = middle + point @ axes."""
 
@@ -230,14 +261,17 @@ def plane(means: np.ndarray) -> Plane:
     if latents == 1:
         jitter = np.random.Generator(np.random.Philox(0)).uniform(-0.5, 0.5, len(means))
         points = np.column_stack([means[:, 0], jitter])
-        return Plane(points, ("z", SPREAD), np.zeros(1), np.array([[1.0], [0.0]]))
+        return Plane(points, ("latent 0", SPREAD), np.zeros(1), np.array([[1.0], [0.0]]))
     if latents == 2:
-        return Plane(means, ("z₁", "z₂"), np.zeros(2), np.eye(2))
+        return Plane(means, ("latent 0", "latent 1"), np.zeros(2), np.eye(2))
     middle = means.mean(axis=0)
     centred = means - middle
     if len(centred) < 2:
         centred = np.repeat(centred, 2, axis=0)
     left, sizes, right = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    # A direction and its opposite are equally good: without a rule the map would be mirrored from one machine to the next.
+    sign = np.where(right[np.arange(len(right)), np.abs(right).argmax(axis=1)] < 0, -1.0, 1.0)
+    left, right = left * sign, right * sign[:, None]
     share = sizes**2 / max(float(np.sum(sizes**2)), 1e-300)
     names = tuple(f"principal component {i + 1} of {latents} latents ({share[i]:.0%} of the variance)" for i in (0, 1))
     return Plane(left[: len(means), :2] * sizes[:2], (names[0], names[1]), middle, right[:2])
@@ -347,8 +381,8 @@ def _posterior_panel(axes: Axes, plane: PosteriorPlane) -> None:
     margin = 0.08 * (high - low)
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    axes.set_xlabel("first latent z₁", color=INK)
-    axes.set_ylabel("second latent z₂", color=INK)
+    axes.set_xlabel("latent 0", color=INK)
+    axes.set_ylabel("latent 1", color=INK)
     axes.locator_params(nbins=5)
     _plain(axes)
     gap = f"KL(q(z | x) ‖ p(z | x)) = {plane.log_evidence - plane.elbo:.2f} nats"

@@ -74,7 +74,7 @@ def _margins(material: Material) -> Panel:
             numbers[key] += list(values)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     count = material.data.sites.count
-    which = "" if count == len(shown) else f" (the first {len(shown)} of {count} columns)"
+    which = "" if count == len(shown) else f" (the {len(shown)} of {count:,} columns that vary most often)"
     caption = f"Share of rows and of draws x ~ p(x) in every column{which}, in its units: filled and outlined should agree."
     return Panel("margins", "Columns one by one", caption, figure, numbers)
 
@@ -83,7 +83,8 @@ def _associations(material: Material) -> Panel:
     """Rank correlations of all pairs, of rows and of draws; categories count by the order of their codes."""
     rows = material.evaluated
     seen = np.where(np.ones(rows.x.shape, bool) if rows.observed is None else rows.observed, rows.x, np.nan)
-    chosen = np.arange(min(rows.x.shape[1], PAIRED))
+    chosen = material.telling(PAIRED)
+    names = [material.names[column] for column in chosen]
     matrices = [_rank_correlations(values[:, chosen].astype(np.float64)) for values in (seen, material.samples)]
     difference = matrices[1] - matrices[0]
     figure, grid = axes_of(9.0, 3.6, 3)
@@ -92,19 +93,19 @@ def _associations(material: Material) -> Panel:
     ):
         drawn = axes.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
         labelled(axes, "", "", title)
-        names = [material.names[column][:14] for column in chosen]
-        axes.set_xticks(range(len(chosen)), names, rotation=90, fontsize=5.5)
-        axes.set_yticks(range(len(chosen)), names if axes is grid[0] else [""] * len(names), fontsize=5.5)
+        short = [name[:14] for name in names]
+        axes.set_xticks(range(len(chosen)), short, rotation=90, fontsize=5.5)
+        axes.set_yticks(range(len(chosen)), short if axes is grid[0] else [""] * len(names), fontsize=5.5)
     figure.colorbar(drawn, ax=grid, shrink=0.7, label="rank correlation")
     first, second = np.triu_indices(len(chosen), 1)
     worst = int(np.argmax(np.nan_to_num(np.abs(difference[first, second]))))
     caption = (
         f"How columns go together. The mean difference is {np.nanmean(np.abs(difference[first, second])):.3f}; the largest, "
-        f"{difference[first[worst], second[worst]]:+.2f}, is between {material.names[first[worst]]} and "
-        f"{material.names[second[worst]]}. Categories count by the order of their codes."
+        f"{difference[first[worst], second[worst]]:+.2f}, is between {names[first[worst]]} and "
+        f"{names[second[worst]]}. Categories count by the order of their codes."
     )
     numbers: dict[str, Any] = {
-        "first": [material.names[k] for k in first], "second": [material.names[k] for k in second],
+        "first": [names[k] for k in first], "second": [names[k] for k in second],
         "rows": matrices[0][first, second], "draws": matrices[1][first, second],
     }  # fmt: skip
     return Panel("associations", "Pairs of columns", caption, figure, numbers)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tightbound.data.moments import moments
 from tightbound.inference import decode, embed
-from tightbound.pictures import COLOURS, INK, PALE, image_grid, scatter_map, tiles
+from tightbound.pictures import COLOURS, INK, PALE, image_grid, picture_map, scatter_map, tiles
 from tightbound.report.colouring import colouring
-from tightbound.report.flat import flat
+from tightbound.report.flat import Flat, flat
 from tightbound.report.material import Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
 
@@ -30,8 +31,10 @@ def _panels(material: Material) -> Iterator[Panel]:
     if material.posteriors.kl.shape[1] == material.model.spec.latent:
         yield _carried(material)
     yield _aggregate(material)
-    yield _map(material)
+    shown = flat(material.posteriors.mean)
+    yield _map(material, shown)
     if material.data.sites.is_image:
+        yield _pictured(material, shown)
         yield _traversals(material)
         if len(material.evaluated) > 1:
             yield _interpolation(material)
@@ -78,8 +81,8 @@ def _aggregate(material: Material) -> Panel:
     return Panel("aggregate", "Prior and aggregate posterior", caption, figure, columns)
 
 
-def _map(material: Material) -> Panel:
-    means, shown = material.posteriors.mean, flat(material.posteriors.mean)
+def _map(material: Material, shown: Flat) -> Panel:
+    means = material.posteriors.mean
     coloured, words = colouring(material, shown.points)
     caption = f"Each point is the mean of q(z | x) of one row: rows that lie together look alike to the model. {shown.words}"
     numbers: dict[str, Any] = {f"mean_{latent}": means[:, latent] for latent in range(means.shape[1])}
@@ -93,6 +96,16 @@ def _map(material: Material) -> Panel:
     for collection in figure.axes[0].collections:
         collection.set_rasterized(True)
     return Panel("map", "A map of the rows", caption, figure, numbers)
+
+
+def _pictured(material: Material, shown: Flat) -> Panel:
+    figure = picture_map(shown.points, shown.names, tiles(material.mapped.x, material.data.sites))
+    caption = (
+        "The same map with the images themselves, as many as have room: what changes from one side to the other is what the "
+        "directions mean."
+    )
+    numbers = {"across": shown.points[:, 0], "up": shown.points[:, 1]}
+    return Panel("pictured", "The map in pictures", caption, figure, numbers)
 
 
 def _moved(material: Material, latent: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +157,9 @@ def _responses(material: Material) -> Panel:
     """How the expected values of columns answer to the fullest latents, in deviations of each column."""
     order = material.order[: SHOWN // 2]
     figure, grid = axes_of(8.4, 2.6, len(order))
-    middle, spread = material.training.statistics()[:2]
+    rows = material.training
+    _, middle, spread, constant = moments(rows.x, rows.observed, rows.exposure)
+    spread = np.where(constant, 1.0, spread)
     ordered = np.ones(material.data.sites.count, bool)
     for part in material.data.sites.pieces:
         ordered[part.at] = part.sites.kind != "category"
@@ -161,7 +176,7 @@ def _responses(material: Material) -> Panel:
         axes.legend(frameon=False, fontsize=6.5, labelcolor=INK)
         labelled(axes, f"latent {latent}", "E[column | z], in its deviations" if axes is grid[0] else "")
     caption = (
-        "The five columns that answer most to each of the fullest latents, the other latents in the middle; categories, which "
-        "have no expected value, are left out."
+        "The five columns that answer most to each of the fullest latents, the other latents in the middle, in deviations of "
+        "the training rows (positive columns by their logarithm); categories, which have no expected value, are left out."
     )
     return Panel("responses", "One latent at a time", caption, figure, columns)

@@ -47,8 +47,8 @@ class Margin(NamedTuple):
 
 
 def margins(material: Material, most: int = SHOWN) -> list[Margin]:
-    """Return the first columns of a run; bins span both its rows and draws from its model."""
-    return [_margin(material, column) for column in range(min(material.data.sites.count, most))]
+    """Return the columns of a run, those that vary most where they are many; bins span its rows and draws from its model."""
+    return [_margin(material, int(column)) for column in material.telling(most)]
 
 
 def _margin(material: Material, column: int) -> Margin:

@@ -44,7 +44,8 @@ def write_report(
     """Write a run as one page, ``report.html`` in its folder unless told otherwise, and return the path.
 
     The page is a function of the run folder and of the data that it names. It holds every picture itself and asks the network
-    for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name. ``data`` is what the run
+    for nothing. The numbers behind each picture lie beside it as CSV, in a folder of the same name (``NAME-report`` for a page
+    ``NAME.html`` beside the run ``NAME``). ``data`` is what the run
     was trained on, when it was trained from Python and does not say where that is; ``colour`` names the column whose values
     colour the map of the rows, "label" for their labels.
 
@@ -54,22 +55,28 @@ def write_report(
     """
     stored = read_run(run)
     path = Path(out) if out is not None else Path(run) / PAGE
-    _check_free(path)
+    _check_free(path, stored)
     if data is not None:
         require_own(stored, data)
     return write_page(Material(stored, stored.model(trust=trust), given=data, colour=colour), path)
 
 
-def _check_free(path: Path) -> None:
+def _check_free(path: Path, run: Run) -> None:
     check_output(path, (".html",))
-    refuse_existing(path.with_suffix(""))
+    refuse_existing(_numbers_of(path, run))
+
+
+def _numbers_of(path: Path, run: Run) -> Path:
+    """Return the folder of the numbers: called as the page is, but where the page lies beside its run and is called as that."""
+    folder = path.with_suffix("")
+    return folder.with_name(f"{folder.name}-report") if folder.absolute() == run.path.absolute() else folder
 
 
 def write_page(material: Material, path: Path) -> Path:
     """Write the page and, beside it, the folder of its numbers; return the path."""
-    _check_free(path)
+    _check_free(path, material.run)
     check_colour(material)
-    numbers = path.with_suffix("")
+    numbers = _numbers_of(path, material.run)
     made = sections(material)
     page = render(material.run, made, numbers.name).encode()
     write_folder(numbers, lambda folder: _write_numbers(folder, made))
