@@ -215,3 +215,24 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         tb.VAEDensity(hidden=(16,), learning_rate=-1.0).fit(correlated())
     with refused("got an array; pass a table", error=DataError):
         tb.VAEDensity(**SMALL).fit(people()).score_samples(np.zeros((3, 5)))
+
+
+def test_synthetic_rows_lie_within_what_was_seen_and_beta_lets_the_latents_carry_more() -> None:
+    rng = np.random.default_rng(0)
+    size = rng.gamma(1.0, 2.0, 400)
+    table = pd.DataFrame(
+        {"size": size, "twice": 2 * size + rng.normal(0, 0.1, 400), "kind": np.where(size > 2, "large", "small")}
+    )
+    rates = []
+    for beta in (1.0, 0.1):
+        density = tb.VAEDensity(hidden=(32,), steps=300, latent=2, beta=beta, random_state=0).fit(table)
+        drawn = density.sample(2000).to_pandas()
+        numbers = ["size", "twice"]
+        assert (drawn[numbers].min() >= table[numbers].min() - 1e-5).all() and (
+            drawn[numbers].max() <= table[numbers].max() + 1e-5
+        ).all()
+        found = tb.embed(density.model_, density.dataset(table))
+        rates.append(0.5 * np.mean(np.sum(found.mean**2 + found.scale**2 - 1 - 2 * np.log(found.scale), axis=1)))
+    assert rates[1] > 1.2 * rates[0]
+    with pytest.raises(tb.SpecError, match=r"beta: expected 1 with k = 5, got 0\.1"):
+        tb.VAEDensity(k=5, beta=0.1, steps=2).fit(table)

@@ -289,3 +289,35 @@ def test_whole_numbers_that_vary_less_than_a_poisson_are_no_counts() -> None:
     schema = infer(table)
     assert [column.kind for column in schema.columns] == ["ordinal", "real", "count"]
     assert schema.column("ages").step == 1.0
+
+
+def test_draws_end_where_the_numbers_that_were_seen_do() -> None:
+    table = spiky().assign(visits=np.arange(2000) % 50, word=["a", "b"] * 1000)
+    schema = infer(table, columns={"visits": "count"})
+    far = np.vstack([schema.encode(table).x[:1] + sign * np.array([1e3, 1e3, 1e3, 1e3, 0, 0]) for sign in (-1, 1)])
+    far[1, 4] = 80
+    ends = schema.decode(schema.within(far), like=table)
+    numbers = table.drop(columns="word")
+    assert ends["gain"].tolist() == [0.0, 5000.0] and ends["visits"].tolist() == [0, 49]
+    np.testing.assert_allclose(
+        ends[["hours", "price", "weight"]], numbers[["hours", "price", "weight"]].agg(["min", "max"]), rtol=1e-6
+    )
+    apart = schema.within(far, apart=[3])
+    assert (apart[:, 3] == far[:, 3]).all() and (apart[:, :3] == schema.within(far)[:, :3]).all()
+    rows = schema.encode(table).x
+    np.testing.assert_array_equal(schema.within(rows), rows)
+    plain = Column(kind="real", name="a")
+    assert plain.within(np.array([1e9])).tolist() == [1e9]
+
+
+def test_numbers_in_other_units_are_noted() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"height": rng.normal(1.7, 0.1, 300), "weight": rng.normal(70, 9, 300), "born": pd.Timestamp("2020-01-01")}
+    )
+    table["born"] += pd.to_timedelta(np.arange(300) % 50, "D")
+    schema = infer(table)
+    new = table.assign(height=100 * table["height"], born=table["born"] + pd.Timedelta(365, "D"))
+    (note,) = schema.encode(new).notes
+    assert note.startswith("column 'height': most numbers are beyond 1.38937 … 2.0066, ")
+    assert not schema.encode(table).notes and not schema.encode(new[:4]).notes

@@ -55,6 +55,14 @@ def test_ordered_levels_are_those_of_the_cumulative_probabilities() -> None:
     np.testing.assert_allclose(x.mean, expected @ np.arange(4), rtol=1e-5)
 
 
+def test_one_level_can_be_nearly_certain_whatever_the_cuts() -> None:
+    head = tb.Ordinal().build(tb.Sites(kind="levels", shape=(1,), levels=16))
+    cuts = np.asarray(head(jnp.zeros(head.parameter_shape)).cuts)[0]
+    between = jnp.array([[cuts[4:6].mean()], [-20.0]])  # a location, and a scale near its floor
+    p = np.exp([float(head(between).log_prob(jnp.array([float(level)]))[0]) for level in range(16)])
+    assert p[5] > 0.99 and p.sum() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_the_density_is_per_unit_of_what_the_user_measured() -> None:
     """x = (log u − 1)/2 has log |dx/du| = −log 2u = −log 2 − 1 − 2x: the density of u integrates to 1."""
     units = tb.Part(columns=(0,), sites=tb.Sites(kind="real", shape=(1,)), offset=(-np.log(2) - 1,), slope=(-2.0,))

@@ -1,13 +1,14 @@
 """Synthetic rows of Adult: what classifiers learn from them, beside CTGAN's TVAE, and how faithful the rows are.
 
-    TIGHTBOUND_DATA=folder TIGHTBOUND_PEERS=folder python benchmarks/tables/synthesis.py [--seeds 5] [--tvae-seeds 1]
+    TIGHTBOUND_DATA=folder TIGHTBOUND_PEERS=folder python benchmarks/tables/synthesis.py ROWS [--seeds 5] [--only METHOD]
 
 The folder holds ``tables/adult-train.csv`` and ``adult-test.csv``. A model of the 32,561 training rows, the income among their
 columns, gives as many rows; gradient boosting and logistic regression learn the income from them, and are judged on the real
 test rows by the F1 of incomes above 50,000. tightbound is ``VAEDensity`` with what stands in SETTINGS, TVAE that of the
-package ctgan with its defaults (an hour on two cores). Fidelity is that of sdmetrics: of columns and of pairs of columns, 1 at
-best. The last column is the median distance of a synthetic row to the nearest training row, over that of a test row: far below
-1 the rows are copies.
+package ctgan with its defaults (eight minutes per seed on two cores); both take "?" for a category. Rows are kept in the folder
+ROWS and made only where they are not there yet, so that a run may be interrupted, and judged again; times are those of when
+they were made. Fidelity is that of sdmetrics: of columns and of pairs of columns, 1 at best. The last column is the median
+distance of a synthetic row to the nearest training row, over that of a test row: far below 1 the rows are copies.
 """
 
 from __future__ import annotations
@@ -71,6 +72,20 @@ def theirs(train: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float]:
         return pd.read_csv(made, keep_default_na=False), found["seconds"]
 
 
+METHODS = {"tightbound": ours, "TVAE": theirs}
+
+
+def kept(method: str, train: pd.DataFrame, seed: int, folder: Path) -> tuple[pd.DataFrame, float]:
+    """Return the rows of a method and the seconds that learning took, as they were kept; without them, make and keep them."""
+    path = folder / f"{method}-{seed}.csv"
+    took = path.with_suffix(".json")
+    if not took.exists():
+        rows, seconds = METHODS[method](train, seed)
+        rows.to_csv(path, index=False)
+        took.write_text(json.dumps(seconds))
+    return pd.read_csv(path, keep_default_na=False), json.loads(took.read_text())
+
+
 def peer(*command: str) -> dict[str, float]:
     python = peer_python("synthesis", SYNTHESIS)
     done = subprocess.run(
@@ -125,14 +140,20 @@ def judged(rows: pd.DataFrame, train: pd.DataFrame, test: pd.DataFrame) -> dict[
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("rows", type=Path)
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--tvae-seeds", type=int, default=1)
+    options.add_argument("--only", choices=METHODS, help="make the rows of one method, and judge none")
     arguments = options.parse_args()
+    arguments.rows.mkdir(parents=True, exist_ok=True)
     train, test = read("adult-train.csv"), read("adult-test.csv")
+    if arguments.only:
+        for seed in range(arguments.seeds):
+            print(arguments.only, seed, kept(arguments.only, train, seed, arguments.rows)[1], flush=True)
+        return
     measured: dict[str, list[dict[str, float]]] = {"real rows": [{**learnt(train, test), "seconds": 0.0}]}
-    for method, make, seeds in (("tightbound", ours, arguments.seeds), ("ctgan TVAE", theirs, arguments.tvae_seeds)):
-        for seed in range(seeds):
-            rows, seconds = make(train, seed)
+    for method in METHODS:
+        for seed in range(arguments.seeds):
+            rows, seconds = kept(method, train, seed, arguments.rows)
             measured.setdefault(method, []).append({**judged(rows, train, test), "seconds": seconds})
             print(method, seed, measured[method][-1], file=sys.stderr, flush=True)
     keys = ("boosting", "logistic", "columns", "pairs", "distance", "seconds")

@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from tightbound.completion import complete, conformal_p_values, impute
 from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema, infer
-from tightbound.errors import DataError, FormatError
+from tightbound.errors import DataError, FormatError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.files import read_json, write_folder, write_json
 from tightbound.fitting import starting_statistics
@@ -104,9 +104,10 @@ class _Estimator(BaseEstimator):
     as so many rows; other weights decide how often a row occurs in the training data.
 
     Training maximises the ELBO, or with ``k`` > 1 the importance-weighted bound, which fills holes better: by default k = 20
-    when more than a twentieth of the cells are missing (Mattei & Frellsen 2019). ``prior`` and ``likelihood`` are parts such as
-    :class:`tightbound.VampPrior`, left out those that serve the role. ``validation`` is the share of rows by which
-    the best weights are chosen, ``draws`` the number of importance samples per row after training.
+    when more than a twentieth of the cells are missing (Mattei & Frellsen 2019). ``beta`` is the weight of the KL, for k = 1
+    alone; below 1 the latents carry more, which synthetic rows gain from and log p(row) loses by. ``prior`` and ``likelihood``
+    are parts such as :class:`tightbound.VampPrior`, left out those that serve the role. ``validation`` is the share of rows by
+    which the best weights are chosen, ``draws`` the number of importance samples per row after training.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class _Estimator(BaseEstimator):
         learning_rate: float = 1e-3,
         weight_decay: float | None = None,
         k: int | None = None,
+        beta: float = 1.0,
         validation: float = 0.1,
         calibration: float = 0.2,
         false_alarms: float = 0.05,
@@ -137,6 +139,7 @@ class _Estimator(BaseEstimator):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.k = k
+        self.beta = beta
         self.validation = validation
         self.calibration = calibration
         self.false_alarms = false_alarms
@@ -184,11 +187,14 @@ class _Estimator(BaseEstimator):
         return {"prior": StandardNormal(), "likelihood": Columns() if sites.parts else LogisticMixture()}
 
     def _objective(self, rows: Dataset) -> ObjectiveSpec:
+        if self.k is not None and self.k > 1 and self.beta != 1.0:
+            told = f"expected 1 with k = {self.k}, got {self.beta:g}: the importance-weighted bound has no KL to weigh; set k=1"
+            raise SpecError(type(self).__name__, (("beta", told),))
         k = self.k
         if k is None:
             counted = rows.observed[:, : self.n_features_in_] if rows.observed is not None else np.ones(1)
-            k = ENOUGH_DRAWS if np.mean(counted) < 1.0 - MANY_HOLES else 1
-        return ELBO() if k == 1 else IWAE(k=k, gradient="dreg")
+            k = ENOUGH_DRAWS if np.mean(counted) < 1.0 - MANY_HOLES and self.beta == 1.0 else 1
+        return ELBO(beta=self.beta) if k == 1 else IWAE(k=k, gradient="dreg")
 
     def _read(self, X: Any, reset: bool = False, sample_weight: Any = None) -> Dataset:
         """Return X as rows of sites; when fitting, decide what its columns are."""
@@ -225,9 +231,13 @@ class _Estimator(BaseEstimator):
         return float(np.mean(self.score_samples(X)))
 
     def sample(self, n_samples: int = 1, random_state: int = 0) -> Any:
-        """Return rows drawn from the model, as an array or as a pyarrow table, as it was fitted on."""
+        """Return rows drawn from the model, as an array or as a pyarrow table, as it was fitted on.
+
+        Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
+        """
         check_is_fitted(self)
-        return self.schema_.decode(sample(self.model_, n_samples, seed=random_state))
+        x = sample(self.model_, n_samples, seed=random_state)
+        return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
     def impute(self, X: Any) -> Any:
         """Return X with its missing cells at their expectation given the others, a category at its most probable value."""
@@ -242,7 +252,7 @@ class _Estimator(BaseEstimator):
 
     def _filled(self, X: Any, data: Dataset, x: np.ndarray) -> Any:
         if isinstance(self.schema_, TableSchema):
-            return self.schema_.fill(X, x)
+            return self.schema_.fill(X, self.schema_.within(x))
         assert data.observed is not None
         u = np.asarray(X, np.float64)
         return np.where(data.observed[:, : u.shape[1]], u, self.schema_.decode(x))

@@ -40,6 +40,7 @@ __all__ = [
     "own_rows",
     "read_schema",
     "read_toml",
+    "recorded_table",
     "require_own",
     "schema_toml",
     "spec_of",
@@ -177,10 +178,15 @@ def loaded_from(source: str, options: DataOptions) -> dict[str, Any]:
 
 def table_of(run: Run) -> TableSchema:
     """Return what the columns of a run's table are; raise :class:`DataError` when it was not trained on a table."""
-    options = DataOptions(**run.training["loaded"].get("options", {}))
-    if options.table is None:
+    table = recorded_table(run)
+    if table is None:
         raise DataError(f"{run.path} was not trained on a table of columns, but on {run.spec.sites.describe()}")
-    return options.table
+    return table
+
+
+def recorded_table(run: Run) -> TableSchema | None:
+    """Return what the columns of a run's table are, None when it was not trained on a table."""
+    return DataOptions(**run.training["loaded"].get("options", {})).table
 
 
 def own_rows(run: Run) -> Dataset:

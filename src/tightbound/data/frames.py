@@ -13,7 +13,7 @@ import contextlib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -49,6 +49,7 @@ IDENTIFIER = 0.9  # share of different values from which on text tells rows apar
 FEWEST_FOR_IDENTIFIER = 20  # rows
 SKEWED = 1.0  # skewness above which the logarithm of a positive column is looked at
 LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
+FEWEST_TO_STRAY = 5  # numbers: of one or two new rows it is no surprise if they are the largest so far
 DAY = 86_400.0  # seconds
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
@@ -60,8 +61,9 @@ class Column(Spec):
 
     ``values`` are those of categories, of levels in order and of the two sides of a boolean, as text, in the order of their
     codes. Numbers of a real column with a ``step`` are multiples of it, and stand for all numbers that are rounded to them.
-    ``atoms`` are numbers that occur far more often than those beside them, such as zeros and caps. ``dtype`` is the type that
-    the cells had; ``unit`` says what a real number counts where they were dates.
+    ``atoms`` are numbers that occur far more often than those beside them, such as zeros and caps. ``low`` and ``high`` are the
+    smallest and the largest number that were seen. ``dtype`` is the type that the cells had; ``unit`` says what a real number
+    counts where they were dates.
     """
 
     kind: ColumnKind
@@ -71,6 +73,8 @@ class Column(Spec):
     scale: float = Field(default=1.0, gt=0)
     step: float = Field(default=0.0, ge=0)
     atoms: tuple[float, ...] = ()
+    low: float | None = None
+    high: float | None = None
     dtype: str = ""
 
     @property
@@ -112,6 +116,18 @@ class Column(Spec):
         for atom, code in zip(self.atoms, self.atom_codes, strict=True):
             numbers = np.where(np.asarray(sites, np.float32) == np.float32(code), atom, numbers)
         return numbers
+
+    def within(self, sites: np.ndarray) -> np.ndarray:
+        """Return sites (n,) with those beyond the numbers that were seen at the nearest of them."""
+        if self.low is None or self.high is None:
+            return sites
+        ends = self.encode(np.array([self.low, self.high])).astype(np.float32)  # as the sites of rows are held
+        return np.clip(np.asarray(sites, np.float32), *ends)
+
+    def strays(self, sites: np.ndarray) -> bool:
+        """Whether most sites (n,) are beyond the numbers that were seen, as in other units; later dates are no surprise."""
+        within = self.within(sites)
+        return not self.unit and len(sites) >= FEWEST_TO_STRAY and bool(np.mean(within != sites.astype(np.float32)) > 0.5)
 
     def log_units(self, sites: np.ndarray) -> np.ndarray:
         """Return log |dx/du| of sites; 0 where the column has probabilities instead of densities."""
@@ -230,6 +246,11 @@ class TableSchema(Spec):
             codes = column.codes(cells)
             known = np.isfinite(codes)
             x[known, number], observed[:, number] = codes[known], known
+            if column.strays(codes[known]):
+                saw = f"{column.low:g} … {column.high:g}"
+                notes.append(
+                    f"column '{column.name}': most numbers are beyond {saw}, which training saw; are the units the same?"
+                )
             strange = cells.seen & ~known
             if strange.any():
                 word = cells.word(int(np.argmax(strange)))
@@ -253,6 +274,18 @@ class TableSchema(Spec):
                 known[out.name] = ([_typed(out.value, out.dtype)] * len(x), out.dtype)
         series = {name: _series(name, *known[name], backend) for name in self.order if name in known}
         return nw.from_dict(series).to_native()
+
+    def within(self, x: np.ndarray, apart: Collection[int] = ()) -> np.ndarray:
+        """Return rows of sites (n, D), numbers beyond those that training saw at the nearest of them; not columns ``apart``.
+
+        The tails of a density never end: of many draws some are further out than anything that was measured, below zero
+        where nothing can be. Draws that people are given end where the data did.
+        """
+        sites = [
+            cells if number in apart else column.within(cells)
+            for number, (column, cells) in enumerate(zip(self.columns, np.asarray(x).T, strict=True))
+        ]
+        return np.stack(sites, axis=1)
 
     def holes(self, table: Any) -> int:
         """Return the number of missing cells in the columns that a model sees."""
@@ -613,7 +646,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
     if kind == "count":
         if found[0] < 0 or found[-1] > LARGEST_COUNT or np.any(np.floor(numbers) != numbers):
             raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
-        return Column(**given)
+        return Column(low=found[0], high=found[-1], **given)
     given["atoms"] = tuple(sorted(map(float, measured["atoms"] if "atoms" in measured else _atoms(*cells.counted))))
     others = numbers[~np.isin(numbers, given["atoms"])]
     if kind == "positive":
@@ -627,7 +660,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
     if not len(others):
         raise DataError(f"column '{name}' has no numbers besides its atoms; choose kind 'category' or 'ordinal'")
     shift, scale = _units(others)
-    return Column(shift=shift, scale=scale, **given)
+    return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
 
 
 def _units(numbers: np.ndarray) -> tuple[float, float]:

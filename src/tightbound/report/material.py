@@ -16,7 +16,7 @@ from tightbound.inference import decode, prior_draws, reconstruct
 from tightbound.model import Model
 from tightbound.pictures import Sheets
 from tightbound.report.programs import drawn
-from tightbound.settings import DataOptions, own_rows
+from tightbound.settings import own_rows, recorded_table
 from tightbound.store import Run
 
 __all__ = ["Material"]
@@ -60,7 +60,7 @@ class Material:
     @cached_property
     def schema(self) -> TableSchema | None:
         """What the columns of the data are, when it is a table."""
-        return DataOptions(**self.run.training["loaded"].get("options", {})).table
+        return recorded_table(self.run)
 
     def moments(self, number: int) -> Column | None:
         """Return a column whose numbers stand for dates or times, None for any other."""
