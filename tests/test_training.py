@@ -129,6 +129,17 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     assert [elbo for elbo, _ in trail[-3:]] == [elbo for elbo, _ in trail[-3:] if elbo <= best]
 
 
+def test_the_best_weights_are_those_of_what_is_trained() -> None:
+    """With a KL that hardly counts the ELBO falls all the while: weights chosen by it would have learnt next to nothing."""
+    data, held = rows(200), rows(200, 1)
+    plan = tb.Plan(steps=600, batch_size=50, learning_rate=0.01, evaluate_every=20)
+    trail = []
+    for progress in tb.train(model_for(data), tb.ELBO(beta=0.001), data, plan, validation=held):
+        trail += [(record.validation_elbo, record.step) for record in progress.records if record.validation_elbo is not None]
+    highest = max(trail, key=lambda pair: pair[0])[1]
+    assert progress.best_step is not None and progress.best_step > 2 * highest
+
+
 def test_the_warm_up_counts_steps_of_this_run_and_the_record_says_the_weight_used() -> None:
     data = rows(10)
     seen = []

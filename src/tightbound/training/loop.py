@@ -241,19 +241,26 @@ class Trainer:
         return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
 
     def _evaluate_when_due(self) -> None:
-        """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights."""
+        """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
+
+        Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
+        with β < 1 would be cut short as soon as it learns what it was asked for.
+        """
         rows, current, marks = self.validation, self._current(), self.marks
         if rows is None or (marks.step % self.interval and marks.step < self.total):
             return
-        objective = ELBO().build()
+        objective, model = ELBO().build(), merge(current, self.rest)
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
-        (bounds,) = over_blocks(
-            _evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, merge(current, self.rest), objective, key
-        )
-        marks.validation_elbo, marks.evaluated_step = float(np.mean(bounds, dtype=np.float64)), marks.step
+        each = over_blocks(_evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, model, objective, key)
+        terms = Terms(*(np.mean(term, axis=0, dtype=np.float64).astype(np.float32) for term in each))
+        marks.validation_elbo = float(np.mean(each[-1], dtype=np.float64))
+        marks.evaluated_step = marks.step
+        latents = jnp.float32(model.spec.latent / terms.kl.size)
+        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), latents))
         marks.since_best += 1
-        if marks.best_step is None or marks.validation_elbo > marks.best_elbo:
-            marks.best_elbo, marks.best_step, marks.since_best = marks.validation_elbo, marks.step, 0
+        if marks.best_step is None or weighted > marks.best_weighted_elbo:
+            marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
+            marks.best_step, marks.since_best = marks.step, 0
             self.best = current
 
     def _post_mortem(self, order: np.ndarray) -> str:
@@ -289,6 +296,7 @@ class Marks:
     validation_elbo: float | None = None
     best_step: int | None = None
     best_elbo: float = -math.inf
+    best_weighted_elbo: float = -math.inf
     since_best: int = 0
 
     @classmethod
@@ -433,8 +441,13 @@ def _square(array: Array) -> Array:
 
 
 @eqx.filter_jit
-def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective, key: Array) -> tuple[Array]:
-    return (_terms(model, objective, rows, index, jax.random.fold_in(key, index[0])).bound,)
+def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective, key: Array) -> Terms:
+    return _terms(model, objective, rows, index, jax.random.fold_in(key, index[0]))
+
+
+@eqx.filter_jit
+def _value(objective: Objective, terms: Terms, step: Int[Array, ""], latents: Array) -> Array:
+    return objective.value(terms, step, latents).value
 
 
 @eqx.filter_jit
