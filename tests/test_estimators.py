@@ -236,3 +236,14 @@ def test_synthetic_rows_lie_within_what_was_seen_and_beta_lets_the_latents_carry
     assert rates[1] > 1.2 * rates[0]
     with pytest.raises(tb.SpecError, match=r"beta: expected 1 with k = 5, got 0\.1"):
         tb.VAEDensity(k=5, beta=0.1, steps=2).fit(table)
+
+
+def test_a_row_without_any_cell_is_learnt_from_scored_and_filled() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"size": rng.normal(5, 1, 200), "kind": rng.choice(["a", "b"], 200, p=[0.8, 0.2])})
+    table.loc[[3, 50]] = [np.nan, None]
+    imputer = tb.VAEImputer(hidden=(16,), steps=400, random_state=0).fit(table)
+    whole = imputer.transform(table)
+    assert abs(whole.loc[3, "size"] - 5) < 0.5 and whole.loc[3, "kind"] == "a"
+    # log p(nothing) = 0, but for the noise of 200 importance weights p(z)/q(z|nothing).
+    np.testing.assert_allclose(imputer.as_role(tb.VAEDensity).score_samples(table)[[3, 50]], 0.0, atol=0.05)

@@ -3,8 +3,8 @@
     python contestant_miwae.py IN.npy OUT.npy SEED EPOCHS DRAWS
 
 IN holds standardised rows, NaN where a cell is missing; OUT gets them filled. Encoder and decoder have two layers of 128
-units (ReLU), ten latents, Student t distributions for q(z|x) and p(x|z), 20 importance samples, batches of 64, Adam at 0.001; cells
-are filled with their means, weighted by the importance of DRAWS draws.
+units (ReLU), ten latents, Student t distributions for q(z|x) and p(x|z), 20 importance samples, batches of 64, Adam at 0.001;
+cells are filled with their means, weighted by the importance of DRAWS draws.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def student(numbers: torch.Tensor, floor: float) -> StudentT:
     return StudentT(softplus(freedom) + 3, location, softplus(scale) + floor, validate_args=False)
 
 
-def weighed(nets: tuple[nn.Module, nn.Module], x: torch.Tensor, seen: torch.Tensor, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
+def weighed(
+    nets: tuple[nn.Module, nn.Module], x: torch.Tensor, seen: torch.Tensor, draws: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log importance weights (draws, n) and the means (draws, n, p) of p(x|z)."""
     q = student(nets[0](torch.where(seen, x, 0.0)), 1e-6)
     z = q.rsample((draws,))

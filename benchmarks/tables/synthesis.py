@@ -44,8 +44,12 @@ NAMES = (
     "age", "workclass", "fnlwgt", "education", "education_num", "marital", "occupation", "relationship", "race", "sex", "gain",
     "loss", "hours", "country", "income",
 )  # fmt: skip
-SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 40, "learning_rate": 2e-3}
+SETTINGS: dict[str, Any] = {
+    "batch_size": 256, "epochs": 40, "learning_rate": 2e-3, "latent": 16, "prior": tb.VampPrior(components=200), "beta": 0.5,
+    "validation": 0.0,
+}  # fmt: skip
 SYNTHESIS = (*TORCH, "ctgan==0.11.1", "sdmetrics==0.22.0")
+UNKNOWN = "unknown"  # "?", in words that are no marker of a hole
 COMPARED = 2000  # synthetic and test rows whose nearest training row is sought
 
 
@@ -58,10 +62,10 @@ def read(name: str) -> pd.DataFrame:
 
 def ours(train: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float]:
     started = time.perf_counter()
-    density = tb.VAEDensity(**SETTINGS, random_state=seed).fit(train.replace("?", None))
+    density = tb.VAEDensity(**SETTINGS, random_state=seed).fit(train.replace("?", UNKNOWN))
     seconds = time.perf_counter() - started
     rows = density.sample(len(train), random_state=seed).to_pandas()
-    return rows.reindex(columns=train.columns), seconds
+    return rows.reindex(columns=train.columns).replace(UNKNOWN, "?"), seconds
 
 
 def theirs(train: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float]:
@@ -159,7 +163,9 @@ def main() -> None:
     keys = ("boosting", "logistic", "columns", "pairs", "distance", "seconds")
     rows = [[method, *(spread([run[key] for run in runs if key in run]) for key in keys)] for method, runs in measured.items()]
     print(markdown(["F1 on real test rows, fidelity", *keys], rows))
-    write("../../tables/results/synthesis", {"runs": measured, "settings": SETTINGS})
+    write(
+        "../../tables/results/synthesis", {"runs": measured, "settings": {name: str(value) for name, value in SETTINGS.items()}}
+    )
 
 
 if __name__ == "__main__":
