@@ -1,5 +1,6 @@
 """The scikit-learn face: all of scikit-learn's own checks, and what a table's user does with it."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,15 @@ def test_a_row_without_any_cell_is_learnt_from_scored_and_filled() -> None:
     assert abs(whole.loc[3, "size"] - 5) < 0.5 and whole.loc[3, "kind"] == "a"
     # log p(nothing) = 0, but for the noise of 200 importance weights p(z)/q(z|nothing).
     np.testing.assert_allclose(imputer.as_role(tb.VAEDensity).score_samples(table)[[3, 50]], 0.0, atol=0.05)
+
+
+def test_new_words_and_other_units_are_warned_of() -> None:
+    table = pd.DataFrame({"size": np.linspace(1.5, 2.0, 60), "kind": ["a", "b"] * 30})
+    density = tb.VAEDensity(hidden=(8,), steps=5, random_state=0).fit(table)
+    with pytest.warns(UserWarning, match="column 'size': most numbers are beyond 1.5 … 2, which training saw"):
+        density.score_samples(table.assign(size=100 * table["size"]))
+    with pytest.warns(UserWarning, match="column 'kind': 1 cells such as c were not seen in training"):
+        density.score_samples(table.assign(kind=["c", *table["kind"][1:]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        density.score_samples(table)

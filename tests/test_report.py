@@ -52,7 +52,7 @@ def make(kind: str, folder: Path) -> None:
 
 PANELS = {
     "images": {"pictured", "traversals", "interpolation", "reconstructions", "samples", "hardest"},
-    "table": {"responses", "margins", "associations", "calibration", "odd_rows"},
+    "table": {"responses", "margins", "associations", "calibration", "imputed", "odd_rows"},
     "counts": {"responses", "margins", "associations", "calibration", "odd_rows", "counts"},
 }
 ALWAYS = {"curves", "learning_rate", "kl_per_latent", "aggregate", "map"}
@@ -288,3 +288,16 @@ def test_a_page_may_lie_beside_its_run_under_the_same_name(tmp_path: Path) -> No
     assert "people-report/map.csv" in page.read_text() and (tmp_path / "people-report" / "map.csv").exists()
     with pytest.raises(OutputExistsError):
         tb.write_report(tmp_path / "people", page)
+
+
+def test_hidden_cells_are_not_seen_by_what_fills_them() -> None:
+    with (made("table").numbers / "imputed.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 30 and {cell["column"] for cell in cells} == {MARKUP, "height", "visits", "since", "gain"}
+    rows = people(300).to_pylist()
+    test = tb.read_run(made("table").run).split["test"]
+    for cell in cells:
+        assert str(rows[test[int(cell["row"])]][cell["column"]])[:5] == cell["truth"][:5]
+    heights = [cell for cell in cells if cell["column"] == "height"]
+    assert all(float(cell["low"]) < float(cell["guess"]) < float(cell["high"]) for cell in heights)
+    assert np.mean([float(cell["high"]) - float(cell["low"]) for cell in heights]) > 20  # independent columns: nothing is known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,10 @@ class _Estimator(BaseEstimator):
             if reset:
                 self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
             if isinstance(self.schema_, TableSchema):
-                return self.schema_.encode(X, units=False)
+                data = self.schema_.encode(X, units=False)
+                for note in data.notes:
+                    warnings.warn(note, UserWarning, stacklevel=4)
+                return data
             X = nw.from_native(X, eager_only=True).to_numpy()
         u = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
         if reset:

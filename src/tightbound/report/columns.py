@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tightbound.data.arrays import Dataset
 from tightbound.pictures import COLOURS, INK, PALE
+from tightbound.report.holes import imputed
 from tightbound.report.margins import margins, seen
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, Section, axes_of, labelled
@@ -40,6 +41,8 @@ def _panels(material: Material) -> Iterator[Panel]:
         yield _associations(material)
     yield _calibration(material)
     if material.data.sites.count > 1:
+        if material.schema is not None:
+            yield imputed(material, material.schema)
         yield _odd(material)
     if material.data.sites.kind == "count":
         yield _counts(material)

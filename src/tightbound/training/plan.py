@@ -27,7 +27,8 @@ class Plan(Spec):
     shortened to it. With ``average`` the weights that are evaluated and kept are an exponential average of the trained
     ones, with that decay per step (applied in every eighth), shorter at the start; 0 switches it off. ``patience`` is the
     number of evaluations without a better validation ELBO, its KL weighted as the objective does in the end, after which
-    training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by default every epoch but at most a hundred in a run.
+    training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by default every
+    epoch but at most a hundred in a run.
 
     >>> Plan(epochs=3, batch_size=50).total_steps(rows=120)
     8
