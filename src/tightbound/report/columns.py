@@ -42,7 +42,7 @@ def _panels(material: Material) -> Iterator[Panel]:
     yield _calibration(material)
     if material.data.sites.count > 1:
         if material.schema is not None:
-            yield imputed(material, material.schema)
+            yield from imputed(material, material.schema)
         yield _odd(material)
     if material.data.sites.kind == "count":
         yield _counts(material)

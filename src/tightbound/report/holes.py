@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from tightbound.completion import complete
 from tightbound.data.frames import TableSchema
 from tightbound.pictures import COLOURS, INK, PALE
+from tightbound.report.margins import seen_in
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, axes_of, labelled
 
@@ -50,9 +51,11 @@ class Filled(NamedTuple):
         return float(values[counts.argmax()]), float(counts.max() / len(self.draws))
 
 
-def imputed(material: Material, schema: TableSchema) -> Panel:
-    """Return examples of cells filled from the rest of their row, and how many of all are right."""
+def imputed(material: Material, schema: TableSchema) -> Iterator[Panel]:
+    """Yield examples of cells filled from the rest of their row, and how many are right; nothing where rows have one cell."""
     cells = _filled(material)
+    if not cells:
+        return
     named = [bool(schema.columns[cell.column].values) for cell in cells]
     numbers, words = ([cell for cell, is_named in zip(cells, named, strict=True) if is_named == kind] for kind in (False, True))
     kinds = [kind for kind in (numbers, words) if kind]
@@ -75,7 +78,7 @@ def imputed(material: Material, schema: TableSchema) -> Panel:
         words = (None if site is None else _word(schema, cell, site) for site in sites)
         for column, value in zip(table.values(), (cell.row, material.names[cell.column], *words), strict=True):
             column.append(value)
-    return Panel("imputed", "Cells hidden and filled again", caption, figure, table)
+    yield Panel("imputed", "Cells hidden and filled again", caption, figure, table)
 
 
 def _filled(material: Material) -> list[Filled]:
@@ -104,7 +107,7 @@ def _word(schema: TableSchema, cell: Filled, site: float) -> str:
 def _numbers(material: Material, schema: TableSchema, axes: Axes, cells: list[Filled]) -> None:
     """Intervals and truths by their place among the training rows, which all columns have in common."""
     for line, cell in enumerate(cells):
-        ordered = np.sort(_training(material, cell.column))
+        ordered = np.sort(seen_in(material.training, cell.column))
         low, middle, high, truth = (_place(ordered, site) for site in (*cell.interval, cell.truth))
         axes.plot([low, high], [line, line], color=PALE, linewidth=6, solid_capstyle="butt")
         axes.plot([middle], [line], "|", color=INK, markersize=9)
@@ -133,11 +136,6 @@ def _lines(material: Material, axes: Axes, cells: list[Filled]) -> None:
     axes.set_yticks(range(len(cells)), [f"row {cell.row}: {material.names[cell.column][:14]}" for cell in cells], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(-0.02, 1.02)
-
-
-def _training(material: Material, column: int) -> np.ndarray:
-    rows = material.training
-    return rows.x[:, column] if rows.observed is None else rows.x[rows.observed[:, column], column]
 
 
 def _place(ordered: np.ndarray, site: float) -> float:

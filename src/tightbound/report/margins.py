@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tightbound.data.arrays import Dataset
 from tightbound.data.frames import DAY
 from tightbound.pictures import bins_of
 from tightbound.report.material import Material
 
-__all__ = ["Margin", "margins", "seen"]
+__all__ = ["Margin", "margins", "seen", "seen_in"]
 
 SHOWN = 40  # columns, at most
 
@@ -69,7 +70,11 @@ def _dates(material: Material, column: int, bins: np.ndarray) -> tuple[str, ...]
 
 def seen(material: Material, column: int) -> np.ndarray:
     """Return the sites of a column that are seen in the evaluated rows."""
-    rows = material.evaluated
+    return seen_in(material.evaluated, column)
+
+
+def seen_in(rows: Dataset, column: int) -> np.ndarray:
+    """Return the sites of a column that are seen in some rows."""
     values = rows.x[:, column].astype(np.float64)
     return values if rows.observed is None else values[rows.observed[:, column]]
 
