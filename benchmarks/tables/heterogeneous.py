@@ -35,7 +35,7 @@ import tightbound as tb
 SETS = ("Adult", "defaultCredit")
 MASKS = ("10_1", "10_2", "10_3", "20_1", "50_1")
 KINDS = {"cat": "category", "ordinal": "ordinal", "count": "real", "pos": "real", "real": "real"}
-SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 15, "learning_rate": 2e-3, "k": 5, "validation": 0.0, "draws": 200}
+SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 40, "validation": 0.05, "draws": 200}
 NEIGHBOURS_AMONG = 5000
 DRAWS, INTERVAL_ROWS = 40, 2000
 

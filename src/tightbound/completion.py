@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 from tightbound.distributions import averages, centre
 from tightbound.errors import SpecError
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, over_blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, both_ways, in_haste, over_blocks, place, require_fixed
 
-__all__ = ["Completions", "complete", "conformal_p_values", "impute", "site_scores"]
+__all__ = ["Completions", "complete", "conformal_p_values", "impute", "latents_given", "site_scores"]
 
 BLOCK = 16  # rows, with all their draws, at once
 LARGEST_BLOCK = 2**26  # probabilities of levels, of all draws and sites, in a block
@@ -64,13 +64,19 @@ def complete(model: Model, data: RowSource, count: int, *, draws: int = 1000, se
     return Completions(_kept(data, np.moveaxis(x, 1, 0)), ess)
 
 
-def site_scores(model: Model, data: RowSource, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
+def latents_given(model: Model, data: RowSource, count: int, *, draws: int = 1000, seed: int = 0) -> Float[np.ndarray, "n m L"]:
+    """Return ``count`` draws from p(z | x_seen) for every row, chosen as in :func:`complete`; compiled in haste."""
+    return _over(_latents, model, data, draws, seed, count)[0]
+
+
+def site_scores(model: Model, data: RowSource, *, draws: int = 1000, seed: int = 0, haste: bool = False) -> np.ndarray:
     """Return log p(x_d | the other seen cells) in nats for every seen cell (n, D), NaN for the others: low is odd.
 
     p(x_d | x_rest) = p(x) / p(x_rest) = Σ_k w_k / Σ_k (w_k / p(x_d|z_k)): both are means over the same draws, so that the
-    estimate is on neither side of the truth. Raises the errors of :func:`impute`.
+    estimate is on neither side of the truth. In ``haste``, for few rows, the program is compiled without XLA's optimiser.
+    Raises the errors of :func:`impute`.
     """
-    scores = _over(_site_scores, model, data, draws, seed)[0]
+    scores = _over(_site_scores[haste], model, data, draws, seed)[0]
     return scores if data.observed is None else np.where(data.observed, scores, np.nan)
 
 
@@ -138,21 +144,38 @@ def _impute(rows: Rows, index: Array, model: Model, key: Array, half: int) -> tu
     return (jax.vmap(one)(rows.batch(index, key).rows),)
 
 
+def _chosen(model: Model, row: Row, key: Array, half: int, count: int) -> tuple[Array, Array]:
+    """Return draws (count, L) from p(z | x_seen), and the effective sample size of those that they are chosen from."""
+    key, choice_key = jax.random.split(key)
+    drawn = _weighted(model, row, key, half)
+    chosen = drawn.z[jax.random.categorical(choice_key, drawn.log_weight, shape=(count,))]
+    return chosen, 1.0 / jnp.sum(jnp.exp(2.0 * drawn.log_weight))
+
+
+def _row_keys(key: Array, index: Array) -> Array:
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+
+
 @eqx.filter_jit
 def _complete(rows: Rows, index: Array, model: Model, key: Array, half: int, count: int) -> tuple[Array, Array]:
     def one(row: Row, key: Array) -> tuple[Array, Array]:
-        key, choice_key, site_key = jax.random.split(key, 3)
-        drawn = _weighted(model, row, key, half)
-        chosen = drawn.z[jax.random.categorical(choice_key, drawn.log_weight, shape=(count,))]
+        key, site_key = jax.random.split(key)
+        chosen, ess = _chosen(model, row, key, half, count)
         keys = jax.random.split(site_key, count)
         x = jax.vmap(lambda z, k: model.likelihood(z, row.exposure).sample(k).astype(jnp.float32))(chosen, keys)
-        return x, 1.0 / jnp.sum(jnp.exp(2.0 * drawn.log_weight))
+        return x, ess
 
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
-    return jax.vmap(one)(rows.batch(index, key).rows, keys)
+    return jax.vmap(one)(rows.batch(index, key).rows, _row_keys(key, index))
 
 
-@eqx.filter_jit
+@in_haste
+def _latents(rows: Rows, index: Array, model: Model, key: Array, half: int, count: int) -> tuple[Array]:
+    return (
+        jax.vmap(lambda row, key: _chosen(model, row, key, half, count)[0])(rows.batch(index, key).rows, _row_keys(key, index)),
+    )
+
+
+@both_ways
 def _site_scores(rows: Rows, index: Array, model: Model, key: Array, half: int) -> tuple[Array]:
     def one(row: Row) -> Array:
         drawn = _weighted(model, row, key, half)

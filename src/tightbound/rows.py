@@ -25,6 +25,7 @@ __all__ = [
     "RowSource",
     "Rows",
     "blocks",
+    "both_ways",
     "bucket",
     "example",
     "in_haste",
@@ -112,6 +113,11 @@ def in_haste(function: Program) -> Program:
     """Return a function compiled without XLA's optimiser, for what runs over few rows once and would mostly be compiled."""
     options: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}
     return cast(Program, eqx.filter_jit(function, **options))
+
+
+def both_ways(function: Program) -> dict[bool, Program]:
+    """Return a function compiled with care, and under ``True`` the same compiled in haste."""
+    return {False: cast(Program, eqx.filter_jit(function)), True: in_haste(function)}
 
 
 def bucket(count: int) -> int:

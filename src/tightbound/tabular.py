@@ -151,10 +151,15 @@ def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 10
     return Scores(found.log_evidence, found.se, p_value, surprise(model, data, calibration, draws=draws, seed=seed))
 
 
-def surprise(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing."""
-    cells = site_scores(model, data, draws=draws, seed=seed)
-    usual = cells if calibration is data else site_scores(model, calibration, draws=draws, seed=seed)
+def surprise(
+    model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0, haste: bool = False
+) -> np.ndarray:
+    """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing.
+
+    ``haste`` is that of :func:`tightbound.site_scores`.
+    """
+    cells = site_scores(model, data, draws=draws, seed=seed, haste=haste)
+    usual = cells if calibration is data else site_scores(model, calibration, draws=draws, seed=seed, haste=haste)
     known = np.isfinite(usual).any(axis=0)
     return np.where(known, np.nanmedian(np.where(known, usual, 0.0), axis=0), np.nan) - cells
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +26,7 @@ from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, both_ways, place, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Importance", "importance"]
@@ -107,6 +106,7 @@ def importance(
     proposal: Proposal = Proposal(),  # noqa: B008
     seed: int = 0,
     shared_noise: bool = False,
+    haste: bool = False,
     report: Callable[[int, int], None] | None = None,
 ) -> Importance:
     """Estimate log p(x) of every row from below with ``draws`` importance samples, from q(z|x) unless told otherwise.
@@ -114,7 +114,7 @@ def importance(
     The encoder runs once per row; the draws are decoded in chunks, joined by log-mean-exp over exactly ``draws`` of
     them. Memory does not grow with ``draws``. ``report(done, total)`` is called after every block of rows. With
     ``shared_noise`` all rows use the same noise, so that a row's number is the same wherever it stands; means over rows then
-    do not average their noise.
+    do not average their noise. In ``haste``, for few rows, the program is compiled without XLA's optimiser.
 
     Raises :class:`~tightbound.errors.SpecError` for less than one draw, :class:`~tightbound.errors.DataError` for rows that
     the model is not for, and :class:`~tightbound.errors.CombinationError` for a fitted proposal where z has no density.
@@ -130,7 +130,7 @@ def importance(
     parts, tails = [], []
     for index, used in blocks(count, ROWS_AT_ONCE):
         own = jnp.int32(not shared_noise)
-        numbers, largest = _block(model, rows, index, key, jnp.int32(draws), own, proposal, _kept(tail))
+        numbers, largest = _block[haste](model, rows, index, key, jnp.int32(draws), own, proposal, _kept(tail))
         parts.append(np.asarray(numbers)[:, :used])
         tails.append(np.asarray(largest)[:used, : tail + 1])
         if report is not None:
@@ -167,7 +167,7 @@ def _fit_tails(weights: Float[Array, "R T"], tail: int) -> Float[Array, "R"]:
     return jax.vmap(partial(pareto_khat, tail="upper", tail_frac=share))(weights)
 
 
-@eqx.filter_jit
+@both_ways
 def _block(
     model: Model, rows: Rows, index: Int[Array, "R"], key: Array, draws: Array, own: Array, proposal: Proposal, kept: int
 ) -> tuple[Float[Array, "4 R"], Float[Array, "R T"]]:

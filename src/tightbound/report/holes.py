@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from tightbound.completion import complete
+from tightbound.completion import latents_given
 from tightbound.data.frames import TableSchema
 from tightbound.pictures import COLOURS, INK, PALE
 from tightbound.report.margins import seen_in
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, axes_of, labelled
+from tightbound.report.programs import drawn
 
 __all__ = ["imputed"]
 
@@ -91,8 +92,9 @@ def _filled(material: Material) -> list[Filled]:
         if len(there) > 1:
             places.append((row, there[0]))
             seen[row, there[0]] = False
-    drawn = complete(material.model, replace(rows, observed=seen), VERSIONS, draws=DRAWS).x
-    return [Filled(row, column, float(rows.x[row, column]), drawn[:, row, column]) for row, column in places]
+    z = latents_given(material.model, replace(rows, observed=seen), VERSIONS, draws=DRAWS)
+    x = drawn(material.model, z.reshape(-1, z.shape[-1]), None)[0].reshape(*z.shape[:2], width)
+    return [Filled(row, column, float(rows.x[row, column]), x[row, :, column]) for row, column in places]
 
 
 def _share(right: Sequence[bool]) -> str:

@@ -138,7 +138,7 @@ class Material:
     @cached_property
     def evidence(self) -> Importance:
         """log p(x) of the judged rows, from below."""
-        return importance(self.model, self.judged, draws=DRAWS)
+        return importance(self.model, self.judged, draws=DRAWS, haste=True)
 
     @cached_property
     def order(self) -> np.ndarray:
