@@ -490,7 +490,7 @@ def sample(
     model = stored.model(trust=trust or ())
     table = _part("settings").recorded_table(stored)
     if given is None:
-        rows, asked = _part("inference").sample(model, count, seed=seed, exposure=exposure), ()
+        rows, asked = _part("inference").sample(model, count, seed=seed, exposure=exposure), []
     else:
         tabular = _part("tabular")
         wanted = tabular.conditions(_part("settings").table_of(stored), given)

@@ -109,9 +109,16 @@ def _draw_bits(grey: Array, key: Array) -> Float[Array, "B D"]:
     return ((halves < grey.astype(jnp.uint16) * 257) | (grey == 255)).astype(jnp.float32)
 
 
+# Fusion emitters make faster programs and take longer to do so, whatever the level.
+HASTE = {
+    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}  # fmt: skip
+
+
 def in_haste(function: Program) -> Program:
     """Return a function compiled without XLA's optimiser, for what runs over few rows once and would mostly be compiled."""
-    options: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}
+    options: Any = {"compiler_options": HASTE}
     return cast(Program, eqx.filter_jit(function, **options))
 
 

@@ -76,8 +76,8 @@ def imputed(material: Material, schema: TableSchema) -> Iterator[Panel]:
     table: dict[str, list[Any]] = {name: [] for name in ("row", "column", "truth", "low", "guess", "high")}
     for cell, is_named in zip(cells, named, strict=True):
         sites = (cell.truth, None, cell.guess[0], None) if is_named else (cell.truth, *cell.interval)
-        words = (None if site is None else _word(schema, cell, site) for site in sites)
-        for column, value in zip(table.values(), (cell.row, material.names[cell.column], *words), strict=True):
+        said = (None if site is None else _word(schema, cell, site) for site in sites)
+        for column, value in zip(table.values(), (cell.row, material.names[cell.column], *said), strict=True):
             column.append(value)
     yield Panel("imputed", "Cells hidden and filled again", caption, figure, table)
 

@@ -252,11 +252,10 @@ class Trainer:
         objective, model = ELBO().build(), merge(current, self.rest)
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
         each = over_blocks(_evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, model, objective, key)
-        terms = Terms(*(np.mean(term, axis=0, dtype=np.float64).astype(np.float32) for term in each))
+        terms = Terms(*(jnp.asarray(np.mean(term, axis=0, dtype=np.float64), jnp.float32) for term in each))
         marks.validation_elbo = float(np.mean(each[-1], dtype=np.float64))
         marks.evaluated_step = marks.step
-        latents = jnp.float32(model.spec.latent / terms.kl.size)
-        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), latents))
+        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
             marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
@@ -446,7 +445,7 @@ def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective
 
 
 @eqx.filter_jit
-def _value(objective: Objective, terms: Terms, step: Int[Array, ""], latents: Array) -> Array:
+def _value(objective: Objective, terms: Terms, step: Int[Array, ""], latents: float) -> Array:
     return objective.value(terms, step, latents).value
 
 
