@@ -170,7 +170,7 @@ def _positions(material: Material) -> np.ndarray:
 def _odd(material: Material) -> Panel:
     found, rows = material.evidence.log_evidence, material.judged
     order = np.argsort(found)[:ODDEST]
-    odd = surprise(material.model, rows, rows, draws=DRAWS, haste=True)[order]
+    odd = surprise(material.model, rows, rows, draws=DRAWS, haste=material.haste)[order]
     figure, (axes,) = axes_of(8.0, 0.26 * len(order) + 1.0)
     axes.barh(np.arange(len(order)), found[order] - np.median(found), color=COLOURS[0])
     axes.invert_yaxis()

@@ -24,6 +24,7 @@ __all__ = ["Material"]
 MAPPED = 2000  # rows on the map of the latent space, at most
 LOOKED_AT = 1000  # rows of the evaluated part, and draws, that pictures show
 JUDGED, DRAWS = 300, 200  # rows whose log p(x) is estimated, with so many draws
+WORTH_OPTIMISING = 20_000_000  # cells of all draws
 SEED = 0
 
 
@@ -135,10 +136,15 @@ class Material:
         """Evaluated rows whose log p(x) is estimated."""
         return self.evaluated.take(np.arange(min(len(self.evaluated), JUDGED)))
 
+    @property
+    def haste(self) -> bool:
+        """Whether to compile what judges these rows takes longer than to run it without XLA's optimiser."""
+        return self.judged.x.size * DRAWS < WORTH_OPTIMISING
+
     @cached_property
     def evidence(self) -> Importance:
         """log p(x) of the judged rows, from below."""
-        return importance(self.model, self.judged, draws=DRAWS, haste=True)
+        return importance(self.model, self.judged, draws=DRAWS, haste=self.haste)
 
     @cached_property
     def order(self) -> np.ndarray:
