@@ -115,7 +115,9 @@ def _numbers(material: Material, schema: TableSchema, axes: Axes, cells: list[Fi
         axes.plot([middle], [line], "|", color=INK, markersize=9)
         axes.plot([truth], [line], "o", color=COLOURS[0] if cell.holds else COLOURS[2], markersize=4)
         ends = [_word(schema, cell, site) for site in (*cell.interval, cell.truth)]
-        axes.annotate(f"{ends[0]} … {ends[2]}, is {ends[3]}", (1.03, line), fontsize=6.5, color=INK, va="center")
+        axes.annotate(
+            f"{ends[0]} … {ends[2]}, is {ends[3]}", (1.03, line), fontsize=6.5, color=INK, va="center", annotation_clip=False
+        )
     _lines(material, axes, cells)
     labelled(axes, "place among the training rows", "", "Numbers: interval of 90 %")
 
@@ -129,7 +131,7 @@ def _words(material: Material, schema: TableSchema, axes: Axes, cells: list[Fill
             [np.mean(cell.draws == cell.truth)], [line], "o", color=COLOURS[0 if value == cell.truth else 2], markersize=4
         )
         words = f"{_word(schema, cell, value)}, is {_word(schema, cell, cell.truth)}"
-        axes.annotate(words, (1.03, line), fontsize=6.5, color=INK, va="center")
+        axes.annotate(words, (1.03, line), fontsize=6.5, color=INK, va="center", annotation_clip=False)
     _lines(material, axes, cells)
     labelled(axes, "probability", "", "Words: the most probable one, and the truth")
 
