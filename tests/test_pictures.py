@@ -129,7 +129,7 @@ def test_pictures_on_a_map_stand_where_their_rows_are() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(-1, 1, (4000, 2))
     shades = np.broadcast_to((points[:, 0] > 0)[:, None, None, None], (4000, 8, 8, 3)).astype(float)
-    figure = picture_map(points, ("a", "b"), shades)
+    figure = picture_map(points, ("a", "b"), 1.0, lambda rows: shades[rows])
     (image,) = figure.axes[0].images
     drawn = np.asarray(image.get_array())
     left, right = np.split(drawn[:, : drawn.shape[1] // 2 * 2], 2, axis=1)

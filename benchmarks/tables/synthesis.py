@@ -5,7 +5,7 @@
 The folder holds ``tables/adult-train.csv`` and ``adult-test.csv``. A model of the 32,561 training rows, the income among their
 columns, gives as many rows; gradient boosting and logistic regression learn the income from them, and are judged on the real
 test rows by the F1 of incomes above 50,000. tightbound is ``VAEDensity`` with what stands in SETTINGS, TVAE that of the
-package ctgan with its defaults (eight minutes per seed on two cores); both take "?" for a category. Rows are kept in the folder
+package ctgan with its defaults (six to eight minutes per seed); both take "?" for a category. Rows are kept in the folder
 ROWS and made only where they are not there yet, so that a run may be interrupted, and judged again; times are those of when
 they were made. Fidelity is that of sdmetrics: of columns and of pairs of columns, 1 at best. The last column is the median
 distance of a synthetic row to the nearest training row, over that of a test row: far below 1 the rows are copies.
@@ -163,9 +163,8 @@ def main() -> None:
     keys = ("boosting", "logistic", "columns", "pairs", "distance", "seconds")
     rows = [[method, *(spread([run[key] for run in runs if key in run]) for key in keys)] for method, runs in measured.items()]
     print(markdown(["F1 on real test rows, fidelity", *keys], rows))
-    write(
-        "../../tables/results/synthesis", {"runs": measured, "settings": {name: str(value) for name, value in SETTINGS.items()}}
-    )
+    settings = {name: str(value) for name, value in SETTINGS.items()}
+    write("../../tables/results/synthesis", {"runs": measured, "settings": settings})
 
 
 if __name__ == "__main__":

@@ -488,12 +488,12 @@ def sample(
     stored = _part("store").read_run(run)
     write = _row_writer(out, stored, drawn=True)
     model = stored.model(trust=trust or ())
-    table = _part("settings").recorded_table(stored)
+    settings, tabular = _part("settings"), _part("tabular")
+    table = settings.recorded_table(stored) if given is None else settings.table_of(stored)
     if given is None:
         rows, asked = _part("inference").sample(model, count, seed=seed, exposure=exposure), []
     else:
-        tabular = _part("tabular")
-        wanted = tabular.conditions(_part("settings").table_of(stored), given)
+        wanted = tabular.conditions(table, given)
         rows, asked = tabular.draw_given(model, wanted, count, seed=seed), [condition.number for condition in wanted]
     write(rows if table is None else table.within(rows, asked))
     typer.echo(f"{out}: {count:,} draws from p(x{' | ' + given if given else ''})")
@@ -517,9 +517,9 @@ def impute(
     model = stored.model(trust=trust or ())
     if imputations:
         drawn = completion.complete(model, rows, imputations, draws=draws, seed=seed)
-        filled = files.stacked([schema.fill(table, schema.within(x)) for x in drawn.x], "imputation")
+        filled = files.stacked([schema.fill(table, x) for x in drawn.x], "imputation")
     else:
-        filled = schema.fill(table, schema.within(completion.impute(model, rows, draws=draws, seed=seed)))
+        filled = schema.fill(table, completion.impute(model, rows, draws=draws, seed=seed))
     files.write_table(out, filled)
     times = f", {imputations} times: column 'imputation' tells them apart" if imputations else ""
     typer.echo(f"{out}: {len(rows):,} rows, {schema.holes(table):,} cells filled{times}")

@@ -170,9 +170,10 @@ def _complete(rows: Rows, index: Array, model: Model, key: Array, half: int, cou
 
 @in_haste
 def _latents(rows: Rows, index: Array, model: Model, key: Array, half: int, count: int) -> tuple[Array]:
-    return (
-        jax.vmap(lambda row, key: _chosen(model, row, key, half, count)[0])(rows.batch(index, key).rows, _row_keys(key, index)),
-    )
+    def one(row: Row, key: Array) -> Array:
+        return _chosen(model, row, key, half, count)[0]
+
+    return (jax.vmap(one)(rows.batch(index, key).rows, _row_keys(key, index)),)
 
 
 @both_ways

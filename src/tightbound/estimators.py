@@ -256,7 +256,7 @@ class _Estimator(BaseEstimator):
 
     def _filled(self, X: Any, data: Dataset, x: np.ndarray) -> Any:
         if isinstance(self.schema_, TableSchema):
-            return self.schema_.fill(X, self.schema_.within(x))
+            return self.schema_.fill(X, x)
         assert data.observed is not None
         u = np.asarray(X, np.float64)
         return np.where(data.observed[:, : u.shape[1]], u, self.schema_.decode(x))

@@ -51,6 +51,7 @@ MASSES = (0.5, 0.9, 0.99)  # of the regions that a map of a posterior shows
 REGIONS = ("#b3d2f0", "#6faade", "#2f74b5")  # from the widest region to the narrowest
 COLUMNS = 12  # columns of a table that are shown, at most
 PICTURED = 20  # pictures side by side on a map of them
+LARGEST_PICTURED = 56  # pixels to a side, above which some are left out
 DPI = 150
 SPREAD = "(spread out to be seen)"  # the second direction of a map of one latent
 SHADES = (0.5, 99.5)  # percentiles of real numbers that are black and white
@@ -205,44 +206,48 @@ class Coloured(NamedTuple):
 
 def scatter_map(points: np.ndarray, names: tuple[str, str], coloured: Coloured | None) -> Figure:
     """Rows as points (n, 2) of the plane, whose directions have names."""
+    figure, axes = _map_axes(names)
+    _scatter(axes, points, coloured)
+    axes.set_title(f"Latent space: means of q(z | x) for {len(points):,} rows", fontsize=10, loc="left", color=INK)
+    return figure
+
+
+def _map_axes(names: tuple[str, str]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    _scatter(axes, points, coloured)
     axes.set_xlabel(names[0], color=INK)
     axes.set_ylabel(names[1], color=INK)
     _plain(axes)
     if names[1] == SPREAD:
         axes.set_yticks([])
-    axes.set_title(f"Latent space: means of q(z | x) for {len(points):,} rows", fontsize=10, loc="left", color=INK)
-    return figure
+    return figure, axes
 
 
-def picture_map(points: np.ndarray, names: tuple[str, str], pictures: np.ndarray) -> Figure:
-    """Rows as their pictures (n, height, width, 3), in as many places of the plane as do not cover each other.
+def picture_map(
+    points: np.ndarray, names: tuple[str, str], proportion: float, pictures: Callable[[np.ndarray], np.ndarray]
+) -> Figure:
+    """Rows as their pictures, in as many places of the plane as do not cover each other.
 
-    The plane is cut into cells of the proportions of a picture; a cell shows the row nearest to its middle, of those within.
+    The plane is cut into cells of the ``proportion`` of a picture, width over height; a cell shows the row nearest to its
+    middle, of those within. ``pictures`` makes those (m, height, width, 3) of the rows that are shown.
     """
     ends = np.percentile(points, [0.5, 99.5], axis=0)
     low, size = ends[0], np.maximum(ends[1] - ends[0], 1e-12)
-    height, width = pictures.shape[1:3]
-    cells = np.array([PICTURED, max(2, round(PICTURED * 5.0 / 6.0 * width / height))])
-    places = (points - low) / size * cells
-    inside = np.flatnonzero(((places >= 0) & (places < cells)).all(axis=1))
+    across, up = PICTURED, max(2, round(PICTURED * 5 / 6 * proportion))  # the axes are about six wide and five high
+    places = (points - low) / size * [across, up]
+    inside = np.flatnonzero(((places >= 0) & (places < [across, up])).all(axis=1))
     off = np.abs(places[inside] % 1 - 0.5).max(axis=1)
-    found: dict[tuple[int, int], int] = {}
-    for row in inside[np.argsort(-off, kind="stable")]:  # the nearest come last and stay
-        across, up = places[row].astype(int)
-        found[int(cells[1] - 1 - up), int(across)] = int(row)
-    shown = np.ones((int(cells.prod()), height, width, 3))
-    for (down, across), row in found.items():
-        shown[down * cells[0] + across] = pictures[row]
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    axes = figure.subplots()
+    order = inside[np.argsort(off, kind="stable")]
+    right, above = places[order].astype(int).T
+    cells, first = np.unique((up - 1 - above) * across + right, return_index=True)
+    shown = pictures(order[first])
+    step = math.ceil(max(shown.shape[1:3]) / LARGEST_PICTURED)
+    shown = shown[:, ::step, ::step]
+    sheet = np.ones((across * up, *shown.shape[1:]))
+    sheet[cells] = shown
+    figure, axes = _map_axes(names)
     extent = (low[0], low[0] + size[0], low[1], low[1] + size[1])
-    axes.imshow(image_grid(shown, int(cells[0]), gap=2), extent=extent, aspect="auto", interpolation="nearest")
-    axes.set_xlabel(names[0], color=INK)
-    axes.set_ylabel(names[1], color=INK)
-    _plain(axes)
+    axes.imshow(image_grid(sheet, across, gap=2), extent=extent, aspect="auto", interpolation="nearest")
     return figure
 
 

@@ -293,7 +293,7 @@ class TableSchema(Spec):
         return sum(int((~Cells(frame[name], self.markers).seen).sum()) for name in self.names)
 
     def fill(self, table: Any, x: np.ndarray) -> Any:
-        """Return a table with its missing cells filled from sites (n, D), everything else as it stands."""
+        """Return a table with its missing cells filled from sites (n, D), ends as by :meth:`within`, all else as it stands."""
         frame = as_frame(table)
         filled = []
         for number, column in enumerate(self.columns):
@@ -301,7 +301,7 @@ class TableSchema(Spec):
             seen = Cells(series, self.markers).seen
             if seen.all():
                 continue
-            made = column.cells(x[:, number])
+            made = column.cells(column.within(x[:, number]))
             whole = [old if is_seen else new for old, new, is_seen in zip(series.to_list(), made, seen, strict=True)]
             filled.append(_series(column.name, whole, column.dtype, frame.implementation.value))
         return frame.with_columns(*filled).to_native() if filled else frame.to_native()

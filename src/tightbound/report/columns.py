@@ -84,11 +84,9 @@ def _margins(material: Material) -> Panel:
 
 def _associations(material: Material) -> Panel:
     """Rank correlations of all pairs, of rows and of draws; categories count by the order of their codes."""
-    rows = material.evaluated
-    seen = np.where(np.ones(rows.x.shape, bool) if rows.observed is None else rows.observed, rows.x, np.nan)
     chosen = material.telling(PAIRED)
     names = [material.names[column] for column in chosen]
-    matrices = [_rank_correlations(values[:, chosen].astype(np.float64)) for values in (seen, material.samples)]
+    matrices = [_rank_correlations(values[:, chosen].astype(np.float64)) for values in (material.cells, material.samples)]
     difference = matrices[1] - matrices[0]
     figure, grid = axes_of(9.0, 3.6, 3)
     for axes, matrix, title in zip(

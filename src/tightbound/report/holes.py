@@ -15,13 +15,12 @@ from tightbound.pictures import COLOURS, INK, PALE
 from tightbound.report.margins import seen_in
 from tightbound.report.material import DRAWS, Material
 from tightbound.report.parts import Panel, axes_of, labelled
-from tightbound.report.programs import drawn
+from tightbound.report.programs import COUNT, drawn
 
 __all__ = ["imputed"]
 
 HIDDEN = 96  # rows, of each of which one cell is hidden
-VERSIONS = 50  # draws of a hidden cell
-ENDS = (0.05, 0.95)  # of the interval
+ENDS = (0.05, 0.95)  # of the interval: of 99 draws the 5th and the 95th, between which 90 of 100 places lie
 SHOWN = 8  # examples of numbers, and of words
 
 
@@ -59,18 +58,18 @@ def imputed(material: Material, schema: TableSchema) -> Iterator[Panel]:
         return
     named = [bool(schema.columns[cell.column].values) for cell in cells]
     numbers, words = ([cell for cell, is_named in zip(cells, named, strict=True) if is_named == kind] for kind in (False, True))
-    kinds = [kind for kind in (numbers, words) if kind]
-    count = max(len(kind[:SHOWN]) for kind in kinds)
-    figure, grid = axes_of(4.4 * len(kinds), 0.36 * count + 0.9, len(kinds))
-    for kind, axes in zip(kinds, grid, strict=True):
-        (_numbers if kind is numbers else _words)(material, schema, axes, kind[:SHOWN])
+    halves = [(kind[:SHOWN], draw) for kind, draw in ((numbers, _numbers), (words, _words)) if kind]
+    count = max(len(kind) for kind, _ in halves)
+    figure, grid = axes_of(4.4 * len(halves), 0.36 * count + 0.9, len(halves))
+    for (kind, draw), axes in zip(halves, grid, strict=True):
+        draw(material, schema, axes, kind)
     outcome = []
     if numbers:
         outcome.append(f"{_share([cell.holds for cell in numbers])} of the numbers lie in their interval of 90 %")
     if words:
         outcome.append(f"{_share([cell.guess[0] == cell.truth for cell in words])} of the words are the most probable one")
     caption = (
-        f"One cell in each of {len(cells):,} {material.part} rows hidden and drawn {VERSIONS} times given the rest of its row: "
+        f"One cell in each of {len(cells):,} {material.part} rows hidden and drawn {COUNT} times given the rest of its row: "
         f"{', '.join(outcome)}. Bars are what the model says, dots the truth."
     )
     table: dict[str, list[Any]] = {name: [] for name in ("row", "column", "truth", "low", "guess", "high")}
@@ -92,7 +91,7 @@ def _filled(material: Material) -> list[Filled]:
         if len(there) > 1:
             places.append((row, there[0]))
             seen[row, there[0]] = False
-    z = latents_given(material.model, replace(rows, observed=seen), VERSIONS, draws=DRAWS)
+    z = latents_given(material.model, replace(rows, observed=seen), COUNT, draws=DRAWS)
     x = drawn(material.model, z.reshape(-1, z.shape[-1]), None)[0].reshape(*z.shape[:2], width)
     return [Filled(row, column, float(rows.x[row, column]), x[row, :, column]) for row, column in places]
 

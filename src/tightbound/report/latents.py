@@ -99,7 +99,8 @@ def _map(material: Material, shown: Flat) -> Panel:
 
 
 def _pictured(material: Material, shown: Flat) -> Panel:
-    figure = picture_map(shown.points, shown.names, tiles(material.mapped.x, material.data.sites))
+    rows, sites = material.mapped.x, material.data.sites
+    figure = picture_map(shown.points, shown.names, sites.shape[1] / sites.shape[0], lambda chosen: tiles(rows[chosen], sites))
     caption = (
         "The same map with the images themselves, as many as have room: what changes from one side to the other is what the "
         "directions mean."

@@ -78,10 +78,13 @@ class Material:
         count = self.data.sites.count
         if count <= most:
             return np.arange(count)
-        rows = self.evaluated
-        cells = np.where(np.ones(rows.x.shape, bool) if rows.observed is None else rows.observed, rows.x, np.nan)
-        commonest = [np.unique(column, return_counts=True)[1].max() for column in cells.T]
-        return np.sort(np.argsort(commonest, kind="stable")[:most])
+        return np.sort(self._changing[:most])
+
+    @cached_property
+    def _changing(self) -> np.ndarray:
+        """All columns, the one first whose cells differ most often from the commonest."""
+        commonest = [np.unique(column, return_counts=True)[1].max() for column in self.cells.T]
+        return np.argsort(commonest, kind="stable")
 
     @cached_property
     def training(self) -> Dataset:
@@ -92,6 +95,12 @@ class Material:
     def evaluated(self) -> Dataset:
         """Some of the rows that the final numbers are of."""
         return self.data.take(self.run.split["test" if self.part == "test" else "train"][:LOOKED_AT])
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Those of the evaluated rows (n, D), NaN where one is missing."""
+        rows = self.evaluated
+        return rows.x if rows.observed is None else np.where(rows.observed, rows.x, np.nan)
 
     @cached_property
     def mapped(self) -> Dataset:

@@ -252,9 +252,9 @@ class Trainer:
         objective, model = ELBO().build(), merge(current, self.rest)
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
         each = over_blocks(_evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, model, objective, key)
-        terms = Terms(*(jnp.asarray(np.mean(term, axis=0, dtype=np.float64), jnp.float32) for term in each))
-        marks.validation_elbo = float(np.mean(each[-1], dtype=np.float64))
-        marks.evaluated_step = marks.step
+        means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
+        terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
+        marks.validation_elbo, marks.evaluated_step = float(means[-1]), marks.step
         weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
