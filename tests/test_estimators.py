@@ -117,7 +117,7 @@ def arrays(seed: int) -> np.ndarray:
     ids=["array", "table", "outliers"],
 )
 def test_a_refit_compiles_nothing(role: Any, make: Callable[[int], Any]) -> None:
-    """Other rows, columns of an array within a bucket, learning rates and lengths: no new program."""
+    """Other rows, more or fewer of them, columns of an array within a bucket, learning rates and lengths: no new program."""
     compiled: list[str] = []
 
     def note(name: str, seconds: float, **_: object) -> None:
@@ -131,6 +131,9 @@ def test_a_refit_compiles_nothing(role: Any, make: Callable[[int], Any]) -> None
     compiled.clear()
     other = role(hidden=(16,), steps=90, learning_rate=3e-3, random_state=3)
     other.fit(make(1)).score_samples(make(1))
+    assert not compiled
+    for count in (1, 37, 300):
+        other.score_samples(make(1)[:count])
     assert not compiled
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 
 from tightbound.errors import DataError, SpecError
 from tightbound.model import Model
-from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_fixed
+from tightbound.rows import Rows, RowSource, blocks, both_ways, in_haste, over_blocks, placed, require_fixed
 
 __all__ = ["Embedding", "decode", "embed", "prior_draws", "reconstruct", "sample"]
 
@@ -29,12 +30,12 @@ class Embedding(NamedTuple):
 
 def embed(model: Model, data: RowSource) -> Embedding:
     """Return mean and standard deviation of q(z|x) for every row: deterministic, no draw is taken."""
-    return Embedding(*over_blocks(_embed, _placed(model, data), len(data.x), BLOCK, model))
+    return Embedding(*over_blocks(_embed, _placed(model, data), model))
 
 
 def reconstruct(model: Model, data: RowSource) -> np.ndarray:
     """Return E[x|z] at the mean of q(z|x) for every row, shape (n, D): deterministic."""
-    return over_blocks(_reconstruct, _placed(model, data), len(data.x), BLOCK, model)[0]
+    return over_blocks(_reconstruct, _placed(model, data), model)[0]
 
 
 def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = None) -> np.ndarray:
@@ -53,24 +54,24 @@ def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = 
     return np.concatenate(parts)
 
 
-def decode(model: Model, z: np.ndarray) -> np.ndarray:
-    """Return E[x|z] for every row of z (n, L), shape (n, D)."""
+def decode(model: Model, z: np.ndarray, *, haste: bool = False) -> np.ndarray:
+    """Return E[x|z] for every row of z (n, L), shape (n, D); in ``haste``, for few rows, compiled without XLA's optimiser."""
     z = np.asarray(z, np.float32)
     if z.ndim != 2 or z.shape[1] != model.spec.latent:
         raise DataError(f"z has shape {z.shape}, expected (n, {model.spec.latent})")
-    parts = [np.asarray(_decode(model, z[np.maximum(index, 0)]))[:used] for index, used in blocks(len(z), BLOCK)]
+    parts = [np.asarray(_decode[haste](model, z[np.maximum(index, 0)]))[:used] for index, used in blocks(len(z), BLOCK)]
     return np.concatenate(parts)
 
 
-@eqx.filter_jit
+@in_haste
 def prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
     """Return one draw from p(z) for every key."""
     return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 
-def _placed(model: Model, data: RowSource) -> Rows:
+def _placed(model: Model, data: RowSource) -> Iterator[tuple[Rows, Any, int]]:
     require_fixed(model.spec.sites, data)
-    return place(data)
+    return placed(data, BLOCK)
 
 
 @eqx.filter_jit
@@ -89,6 +90,6 @@ def _sample(model: Model, key: Array, index: Array, exposure: Array | None) -> A
     return jax.vmap(lambda row_key: model.sample(row_key, exposure))(keys)
 
 
-@eqx.filter_jit
+@both_ways
 def _decode(model: Model, z: Array) -> Array:
     return jax.vmap(model.decode)(z)

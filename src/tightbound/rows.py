@@ -7,7 +7,7 @@ rows are padded, cast and binarised. Shapes are few: blocks have one size, the l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import equinox as eqx
@@ -20,6 +20,7 @@ from tightbound.errors import DataError
 from tightbound.schema import Sites
 
 __all__ = [
+    "WORTH_OPTIMISING",
     "Batch",
     "Row",
     "RowSource",
@@ -31,6 +32,7 @@ __all__ = [
     "in_haste",
     "over_blocks",
     "place",
+    "placed",
     "require_fixed",
     "require_sites",
 ]
@@ -77,16 +79,17 @@ class Batch(NamedTuple):
 
 
 class Rows(eqx.Module):
-    """A whole data set on the device, in its compact type, padded to a bucket so that few shapes are compiled."""
+    """A data set on the device, whole or from row ``first`` on, in its compact type, padded so that few shapes are compiled."""
 
     x: Array
     observed: Bool[Array, "N D"] | None
     exposure: Float[Array, "N"] | None
     binarise: bool = eqx.field(static=True)
+    first: Int[Array, ""] | None = None
 
     def batch(self, index: Int[Array, "B"], key: Array) -> Batch:
         """Return the rows of ``index``, −1 standing for padding; dynamic binarisation draws its bits with ``key``."""
-        row = jnp.maximum(index, 0)
+        row = jnp.maximum(index if self.first is None else index - self.first, 0)
         x = self.x[row]
         x = _draw_bits(x, key) if self.binarise else x.astype(jnp.float32)
         return Batch(
@@ -114,6 +117,7 @@ HASTE = {
     "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }  # fmt: skip
+WORTH_OPTIMISING = 20_000_000  # cells of all draws: for fewer, the optimiser takes longer than it saves
 
 
 def in_haste(function: Program) -> Program:
@@ -168,17 +172,28 @@ def example(data: RowSource, row: int) -> Row:
 
 def place(data: RowSource) -> Rows:
     """Put a data set on the device."""
-    extra = bucket(len(data.x)) - len(data.x)
+    return _padded(data, slice(None), bucket(len(data.x)))
 
-    def padded(array: np.ndarray | None, dtype: object = None) -> Array | None:
+
+def placed(data: RowSource, size: int) -> Iterator[tuple[Rows, Any, int]]:
+    """Put a data set on the device block by block, so that programs know the size of a block and not how many rows there are.
+
+    Yields (rows, index, used) with the numbers of the rows in the whole data set.
+    """
+    for index, used in blocks(len(data.x), size):
+        yield _padded(data, slice(index[0], index[0] + used), size, jnp.int32(index[0])), index, used
+
+
+def _padded(data: RowSource, part: slice, size: int, first: Array | None = None) -> Rows:
+    """Put some rows on the device, the first repeated until there are ``size``."""
+
+    def padded(array: np.ndarray | None, dtype: object = None) -> Any:
         if array is None:
             return None
-        array = np.asarray(array, dtype)  # type: ignore[call-overload]
-        return jnp.asarray(np.concatenate([array, np.repeat(array[:1], extra, axis=0)]))
+        array = np.asarray(array[part], dtype)  # type: ignore[call-overload]
+        return jnp.asarray(np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)]))
 
-    x = padded(data.x)
-    assert x is not None
-    return Rows(x, padded(data.observed, bool), padded(data.exposure, np.float32), data.binarise)
+    return Rows(padded(data.x), padded(data.observed, bool), padded(data.exposure, np.float32), data.binarise, first)
 
 
 def blocks(count: int, size: int) -> Iterator[tuple[Any, int]]:
@@ -190,10 +205,12 @@ def blocks(count: int, size: int) -> Iterator[tuple[Any, int]]:
         yield index, used
 
 
-def over_blocks(function: Callable[..., Any], rows: Rows, count: int, size: int, *arguments: object) -> tuple[np.ndarray, ...]:
+def over_blocks(
+    function: Callable[..., Any], parts: Iterable[tuple[Rows, Any, int]], *arguments: object
+) -> tuple[np.ndarray, ...]:
     """Call ``function(rows, index, *arguments)`` on every block and return its arrays joined, padding removed."""
-    parts = []
-    for index, used in blocks(count, size):
+    found = []
+    for rows, index, used in parts:
         outputs = function(rows, index, *arguments)
-        parts.append([np.asarray(output)[:used] for output in outputs])
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        found.append([np.asarray(output)[:used] for output in outputs])
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, over_blocks, place
+from tightbound.rows import WORTH_OPTIMISING, Row, Rows, RowSource, both_ways, over_blocks, placed
 
 __all__ = ["Posteriors", "Prior", "posteriors", "prior"]
 
@@ -59,9 +59,14 @@ class Prior(NamedTuple):
 def posteriors(model: Model, data: RowSource) -> Posteriors:
     """Return what q(z|x) is for every row; the noise is a function of the row's number."""
     count, key = len(data.x), jax.random.key(SEED)
+    haste = DRAWS * data.x.size < WORTH_OPTIMISING
     # Gaussian noise is drawn on the host: the random generator would take longer to compile than the rest.
     noise = np.random.default_rng(SEED).standard_normal((count, DRAWS, model.spec.latent), np.float32)
-    return Posteriors(*over_blocks(_posteriors, place(data), count, BLOCK, model, jnp.asarray(noise), key))
+
+    def of_block(rows: Rows, index: Any) -> tuple[Array, ...]:
+        return _posteriors[haste](rows, index, model, noise[index], key)
+
+    return Posteriors(*over_blocks(of_block, placed(data, BLOCK)))
 
 
 def prior(model: Model, points: np.ndarray) -> Prior:
@@ -70,15 +75,15 @@ def prior(model: Model, points: np.ndarray) -> Prior:
     return Prior(np.asarray(variance), *(None if part is None else np.asarray(part) for part in special))
 
 
-@eqx.filter_jit
+@both_ways
 def _posteriors(
-    rows: Rows, index: Int[Array, "B"], model: Model, noise: Float[Array, "n S L"], key: Array
+    rows: Rows, index: Int[Array, "B"], model: Model, noise: Float[Array, "B S L"], key: Array
 ) -> tuple[Array, ...]:
     p_z = model.prior()
 
-    def one(row: Row, number: Array) -> tuple[Array, ...]:
+    def one(row: Row, number: Array, noise: Array) -> tuple[Array, ...]:
         q = model.posterior(row.x, row.observed)
-        draws = _draw(q, noise[number], jax.random.fold_in(key, number))
+        draws = _draw(q, noise, jax.random.fold_in(key, number))
         log_prior = jax.vmap(p_z.log_prob)(draws)
         divergence = kl(q, p_z)
         if divergence is None:
@@ -87,7 +92,7 @@ def _posteriors(
         sigma = p_x.scale if isinstance(p_x, dist.Normal) else jnp.zeros(0)
         return q.mean, jnp.sqrt(q.variance), divergence, draws[0], log_prior[0], sigma
 
-    return jax.vmap(one)(rows.batch(index, key).rows, index)
+    return jax.vmap(one)(rows.batch(index, key).rows, index, noise)
 
 
 def _draw(q: dist.Distribution, noise: Float[Array, "S L"], key: Array) -> Float[Array, "S L"]:

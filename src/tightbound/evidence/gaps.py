@@ -29,7 +29,7 @@ from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import Proposal, propose
 from tightbound.model import Model
 from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
-from tightbound.rows import Row, Rows, RowSource, blocks, in_haste, over_blocks, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, in_haste, over_blocks, placed, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "surgery"]
@@ -101,14 +101,14 @@ def gaps(
     if steps < 1:
         raise SpecError("gaps", (("steps", f"expected at least 1, got {steps}"),))
     evidence = importance(model, data, draws=draws, proposal=Proposal("refined", steps=3, draws=4), seed=seed)
-    rows, count, key = place(data), len(data.x), jax.random.key(seed + 1)
+    count, key = len(data.x), jax.random.key(seed + 1)
     richer = {"full covariance": FullGaussian()} if families is None else dict(families)
     heads = {OWN: model.posterior_head}
     heads |= {name: spec.build(model.spec.latent, key=jax.random.fold_in(key, 1)) for name, spec in richer.items()}
     elbos, best, errors = None, {}, {"log_evidence": evidence.se}
     for number, (name, head) in enumerate(heads.items()):
         found = []
-        for index, used in blocks(count, ROWS_AT_ONCE):
+        for rows, index, used in placed(data, ROWS_AT_ONCE):
             found.append(np.asarray(_best(model, head, rows, index, jax.random.fold_in(key, number), steps))[:, :used])
             if report is not None:
                 report(number * count + min(int(index[0]) + ROWS_AT_ONCE, count), len(heads) * count)
@@ -232,7 +232,7 @@ def _mean(model: Model, values: np.ndarray, side: Any, method: str) -> Estimate:
 def _terms_of(model: Model, data: RowSource, seed: int) -> tuple[np.ndarray, ...]:
     """Return, for every row, the KL term, −log p(x|z), log q(z|x) and the draw z itself."""
     require_fixed(model.spec.sites, data)
-    return over_blocks(_terms, place(data), len(data.x), 256, jax.random.key(seed), model)
+    return over_blocks(_terms, placed(data, 256), jax.random.key(seed), model)
 
 
 @in_haste
@@ -251,7 +251,7 @@ def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tupl
 
 def log_densities(model: Model, data: RowSource, points: Float[np.ndarray, "m L"]) -> Float[np.ndarray, "n m"]:
     """Return log q(z_i|x_j) in nats for every row j of a data set and every point i, for any family of q."""
-    return over_blocks(_log_densities, place(data), len(data.x), ROWS_AT_ONCE, model, jnp.asarray(points))[0]
+    return over_blocks(_log_densities, placed(data, ROWS_AT_ONCE), model, jnp.asarray(points))[0]
 
 
 def _log_aggregate(model: Model, data: RowSource, z: Float[np.ndarray, "n L"]) -> tuple[np.ndarray, np.ndarray]:

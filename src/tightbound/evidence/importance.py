@@ -26,7 +26,7 @@ from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, blocks, both_ways, place, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, both_ways, placed, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Importance", "importance"]
@@ -124,11 +124,10 @@ def importance(
     require_fixed(model.spec.sites, data)
     if proposal.kind != "posterior":
         require_density(model, f"a {proposal.kind} proposal")
-    rows, count = place(data), len(data.x)
-    key = jax.random.key(seed)
+    count, key = len(data.x), jax.random.key(seed)
     tail = min(draws // 5, math.floor(3 * math.sqrt(draws)), MOST_TAIL)
     parts, tails = [], []
-    for index, used in blocks(count, ROWS_AT_ONCE):
+    for rows, index, used in placed(data, ROWS_AT_ONCE):
         own = jnp.int32(not shared_noise)
         numbers, largest = _block[haste](model, rows, index, key, jnp.int32(draws), own, proposal, _kept(tail))
         parts.append(np.asarray(numbers)[:, :used])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tightbound.data.moments import moments
-from tightbound.inference import decode, embed
+from tightbound.inference import embed
 from tightbound.pictures import COLOURS, INK, PALE, image_grid, picture_map, scatter_map, tiles
 from tightbound.report.colouring import colouring
 from tightbound.report.flat import Flat, flat
@@ -125,7 +125,7 @@ def _traversals(material: Material) -> Panel:
     for latent in order:
         along, z = _moved(material, int(latent))
         places.append(along)
-        pictures.append(tiles(decode(material.model, z), sites))
+        pictures.append(tiles(material.decode(z), sites))
     figure, (axes,) = axes_of(7.2, 0.62 * len(order) + 0.5)
     sheet = image_grid(np.concatenate(pictures), STEPS)
     axes.imshow(sheet, interpolation="nearest", aspect="equal")
@@ -145,7 +145,7 @@ def _interpolation(material: Material) -> Panel:
     means = embed(material.model, rows.take(np.arange(2 * count))).mean
     share = np.linspace(0.0, 1.0, STEPS)[:, None]
     lines = [(1.0 - share) * means[2 * k] + share * means[2 * k + 1] for k in range(count)]
-    pictures = np.concatenate([tiles(decode(material.model, line), rows.sites) for line in lines])
+    pictures = np.concatenate([tiles(material.decode(line), rows.sites) for line in lines])
     figure, (axes,) = axes_of(7.2, 0.62 * len(lines) + 0.4)
     axes.imshow(image_grid(pictures, STEPS), interpolation="nearest")
     axes.set_axis_off()
@@ -167,7 +167,7 @@ def _responses(material: Material) -> Panel:
     columns: dict[str, np.ndarray] = {}
     for axes, latent in zip(grid, order, strict=True):
         along, z = _moved(material, int(latent))
-        answers = np.where(ordered, (decode(material.model, z) - middle) / spread, 0.0)
+        answers = np.where(ordered, (material.decode(z) - middle) / spread, 0.0)
         most = [column for column in np.argsort(-np.ptp(answers, axis=0))[:5] if ordered[column]]
         columns[f"latent_{latent}"] = along
         for column, colour in zip(most, COLOURS, strict=False):

@@ -16,6 +16,7 @@ from tightbound.inference import decode, prior_draws, reconstruct
 from tightbound.model import Model
 from tightbound.pictures import Sheets
 from tightbound.report.programs import drawn
+from tightbound.rows import WORTH_OPTIMISING
 from tightbound.settings import own_rows, recorded_table
 from tightbound.store import Run
 
@@ -24,7 +25,6 @@ __all__ = ["Material"]
 MAPPED = 2000  # rows on the map of the latent space, at most
 LOOKED_AT = 1000  # rows of the evaluated part, and draws, that pictures show
 JUDGED, DRAWS = 300, 200  # rows whose log p(x) is estimated, with so many draws
-WORTH_OPTIMISING = 20_000_000  # cells of all draws
 SEED = 0
 
 
@@ -135,10 +135,14 @@ class Material:
         """Latents (n, L) drawn from p(z)."""
         return np.asarray(prior_draws(self.model, jax.random.split(jax.random.key(SEED), LOOKED_AT)))
 
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """Return E[x|z] for every row of z (n, L)."""
+        return decode(self.model, z, haste=self.haste)
+
     @cached_property
     def decoded(self) -> np.ndarray:
         """E[x|z] at latents drawn from p(z)."""
-        return decode(self.model, self.prior_draws)
+        return self.decode(self.prior_draws)
 
     @cached_property
     def judged(self) -> Dataset:

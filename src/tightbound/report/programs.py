@@ -38,8 +38,8 @@ def drawn(
     rates = _over(partial(_rates, model), z, exposure)
     if rates:
         return _counts(rates, count, np.random.default_rng(seed))
-    keys = jax.random.split(jax.random.key(seed), count)
-    return np.stack([_over(partial(_drawn, model, key), z, exposure)[0] for key in keys])
+    key = jax.random.key(seed)
+    return np.stack([_over(partial(_drawn, model, key, jnp.int32(draw)), z, exposure)[0] for draw in range(count)])
 
 
 def _over(function: Callable[..., Any], z: np.ndarray, exposure: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -53,7 +53,9 @@ def _over(function: Callable[..., Any], z: np.ndarray, exposure: np.ndarray | No
 
 
 @in_haste
-def _drawn(model: Model, key: Array, z: Float[Array, "B L"], exposure: Array | None, index: Array) -> tuple[Array]:
+def _drawn(model: Model, key: Array, draw: Array, z: Float[Array, "B L"], exposure: Array | None, index: Array) -> tuple[Array]:
+    key = jax.random.fold_in(key, draw)
+
     def one(z: Array, exposure: Array | None, number: Array) -> Array:
         return model.likelihood(z, exposure).sample(jax.random.fold_in(key, number)).astype(jnp.float32)
 

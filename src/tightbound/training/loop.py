@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
 from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
-from tightbound.rows import Rows, RowSource, bucket, over_blocks, place, require_sites
+from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
 from tightbound.training.packing import Packed, Packing
 from tightbound.training.plan import Plan, Rates
 
@@ -251,7 +251,8 @@ class Trainer:
             return
         objective, model = ELBO().build(), merge(current, self.rest)
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
-        each = over_blocks(_evaluate_block, rows, self.validation_count, EVALUATION_BLOCK, model, objective, key)
+        parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
+        each = over_blocks(_evaluate_block, parts, model, objective, key)
         means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
         marks.validation_elbo, marks.evaluated_step = float(means[-1]), marks.step
