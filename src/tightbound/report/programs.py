@@ -38,8 +38,9 @@ def drawn(
     rates = _over(partial(_rates, model), z, exposure)
     if rates:
         return _counts(rates, count, np.random.default_rng(seed))
-    key = jax.random.key(seed)
-    return np.stack([_over(partial(_drawn, model, key, jnp.int32(draw)), z, exposure)[0] for draw in range(count)])
+    repeated = None if exposure is None else np.tile(exposure, count)
+    x = _over(partial(_drawn, model, jax.random.key(seed)), np.tile(z, (count, 1)), repeated)[0]
+    return x.reshape(count, len(z), -1)
 
 
 def _over(function: Callable[..., Any], z: np.ndarray, exposure: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -53,9 +54,7 @@ def _over(function: Callable[..., Any], z: np.ndarray, exposure: np.ndarray | No
 
 
 @in_haste
-def _drawn(model: Model, key: Array, draw: Array, z: Float[Array, "B L"], exposure: Array | None, index: Array) -> tuple[Array]:
-    key = jax.random.fold_in(key, draw)
-
+def _drawn(model: Model, key: Array, z: Float[Array, "B L"], exposure: Array | None, index: Array) -> tuple[Array]:
     def one(z: Array, exposure: Array | None, number: Array) -> Array:
         return model.likelihood(z, exposure).sample(jax.random.fold_in(key, number)).astype(jnp.float32)
 
