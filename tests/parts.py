@@ -14,11 +14,16 @@ from tightbound.testing import example_rows
 
 ROWS = 24
 
-POSTERIORS: dict[str, Spec] = {"diagonal": tb.DiagonalGaussian(), "full": tb.FullGaussian()}
+POSTERIORS: dict[str, Spec] = {
+    "diagonal": tb.DiagonalGaussian(),
+    "full": tb.FullGaussian(),
+    "flow": tb.FlowPosterior(layers=2, width=5, context=3),
+}
 PRIORS: dict[str, Spec] = {
     "normal": tb.StandardNormal(),
     "mixture": tb.TrainedMixture(components=4),
     "vamp": tb.VampPrior(components=4),
+    "flow": tb.FlowPrior(layers=2, width=5),
 }
 PARTS = (
     tb.Part(columns=(2,), sites=tb.Sites(kind="real", shape=(1,))),

@@ -15,7 +15,7 @@ import tightbound
 SOURCE = Path(__file__).parents[1] / "src" / "tightbound"
 LAYERS = {
     0: {"errors", "spec", "files"},
-    1: {"schema", "rows", "networks", "distributions"},
+    1: {"schema", "rows", "networks", "flows", "distributions"},
     2: {"posteriors", "priors", "likelihoods"},
     3: {"model"},
     4: {"objectives", "evidence", "diagnosis", "training", "data", "store", "inference", "cite"},

@@ -93,9 +93,9 @@ def test_bad_data(tmp_path: Path, case: str) -> None:
 BAD_FLAGS = {
     "posterior": (
         ("--posterior", "diagnal"),
-        "VAE: posterior: unknown kind 'diagnal' (allowed: diagonal, full, custom)",
+        "VAE: posterior: unknown kind 'diagnal' (allowed: diagonal, full, flow, custom)",
     ),
-    "prior": (("--prior", "flow"), "VAE: prior: unknown kind 'flow' (allowed: normal, mixture, vamp, custom)"),
+    "prior": (("--prior", "waves"), "VAE: prior: unknown kind 'waves' (allowed: normal, mixture, vamp, flow, custom)"),
     "network": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, custom)"),
     "likelihood": (("--likelihood", "normal"), "unknown kind 'normal' (allowed: bernoulli, gaussian, "),
     "unfit likelihood": (

@@ -30,11 +30,17 @@ perceptrons = st.builds(tb.MLP, hidden=sizes, activation=st.sampled_from(get_arg
 gated = st.builds(tb.MLP, hidden=sizes, gated=st.just(True))
 convolutional = st.builds(tb.Convolutional, channels=sizes.filter(len), hidden=sizes)
 networks = perceptrons | gated | convolutional | custom
-posteriors = st.builds(tb.DiagonalGaussian, floor=positive) | st.builds(tb.FullGaussian, floor=positive) | custom
+posteriors = (
+    st.builds(tb.DiagonalGaussian, floor=positive)
+    | st.builds(tb.FullGaussian, floor=positive)
+    | st.builds(tb.FlowPosterior, layers=st.integers(1, 9), context=st.integers(1, 90), floor=positive)
+    | custom
+)
 priors = (
     st.just(tb.StandardNormal())
     | st.builds(tb.TrainedMixture, components=st.integers(1, 900), floor=positive)
     | st.builds(tb.VampPrior, components=st.integers(1, 900))
+    | st.builds(tb.FlowPrior, layers=st.integers(1, 9), width=st.integers(1, 900))
     | custom
 )
 likelihoods = (
@@ -164,7 +170,7 @@ def test_a_wrong_part_is_named_by_its_path() -> None:
     assert problems["sites.lvels"].startswith("unknown field; did you mean 'levels'?")
     assert "greater than or equal to 1" in problems["latent"]
     assert any(path.startswith("encoder.mlp.hidden") for path in problems)
-    assert "unknown kind 'vam' (allowed: normal, mixture, vamp, custom)" in problems["prior"]
+    assert "unknown kind 'vam' (allowed: normal, mixture, vamp, flow, custom)" in problems["prior"]
     assert any(path.startswith("likelihood") and "unknown field" in text for path, text in problems.items())
 
 

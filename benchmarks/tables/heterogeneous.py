@@ -35,7 +35,7 @@ import tightbound as tb
 SETS = ("Adult", "defaultCredit")
 MASKS = ("10_1", "10_2", "10_3", "20_1", "50_1")
 KINDS = {"cat": "category", "ordinal": "ordinal", "count": "real", "pos": "real", "real": "real"}
-SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 40, "validation": 0.05, "draws": 200}
+SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 15, "learning_rate": 2e-3, "k": 5, "validation": 0.0, "draws": 200}
 NEIGHBOURS_AMONG = 5000
 DRAWS, INTERVAL_ROWS = 40, 2000
 
@@ -154,9 +154,9 @@ def main() -> None:
     options.add_argument("--sets", default=",".join(SETS))
     options.add_argument("--masks", default=",".join(MASKS))
     arguments = options.parse_args()
-    measured: dict[str, Any] = {}
     for name in arguments.sets.split(","):
-        table, found = read(name), measured.setdefault(name, {})
+        table = read(name)
+        found: dict[str, Any] = {}
         for mask in arguments.masks.split(","):
             hidden = cells(data_folder("masked") / name / f"Missing{mask}.csv", table.codes.shape)
             started = time.perf_counter()
@@ -174,8 +174,8 @@ def main() -> None:
         kinds = list(dict.fromkeys(key for runs in found.values() for key in runs[0]))
         rows = [[method, *(spread([run.get(kind) for run in runs]) for kind in kinds)] for method, runs in found.items()]
         print(f"\n{name}, masks {arguments.masks}\n\n{markdown(['error', *kinds], rows)}", flush=True)
-    if arguments.sets.split(",") == list(SETS):
-        write("../../tables/results/heterogeneous", {"sets": measured, "settings": SETTINGS})
+        if arguments.masks.split(",") == list(MASKS):
+            write(f"../../tables/results/heterogeneous-{name}", {"measured": found, "settings": SETTINGS})
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from tightbound.model import VAE, Model
     from tightbound.networks import MLP, Convolutional
     from tightbound.objectives import ELBO, IWAE
-    from tightbound.posteriors import DiagonalGaussian, FullGaussian
-    from tightbound.priors import StandardNormal, TrainedMixture, VampPrior
+    from tightbound.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
+    from tightbound.priors import FlowPrior, StandardNormal, TrainedMixture, VampPrior
     from tightbound.report.page import write_report
     from tightbound.rows import Row
     from tightbound.schema import Part, Sites, Statistics
@@ -93,6 +93,8 @@ __all__ = [
     "Exact",
     "Finding",
     "Fitted",
+    "FlowPosterior",
+    "FlowPrior",
     "FormatError",
     "FullGaussian",
     "Gaps",
@@ -201,8 +203,8 @@ _HOMES = {
     "model": "VAE Model",
     "networks": "MLP Convolutional",
     "objectives": "ELBO IWAE",
-    "posteriors": "DiagonalGaussian FullGaussian",
-    "priors": "StandardNormal TrainedMixture VampPrior",
+    "posteriors": "DiagonalGaussian FlowPosterior FullGaussian",
+    "priors": "FlowPrior StandardNormal TrainedMixture VampPrior",
     "report.page": "write_report",
     "rows": "Row",
     "schema": "Part Sites Statistics",

@@ -16,10 +16,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from tightbound.flows import CouplingFlow
+
 __all__ = [
     "Bernoulli",
     "Categorical",
     "DiscretisedLogistic",
+    "Flow",
     "GaussianMixture",
     "Joined",
     "LogisticMixture",
@@ -41,6 +44,7 @@ __all__ = [
 
 # softplus(UNIT) = 1: a raw parameter of 0 then stands for a scale of 1.
 UNIT = 0.5413248546129181
+FIXED_PAIRS = 64  # of draws that stand for the moments of a flow
 _HALF_LOG_TWO_PI = 0.9189385332046727
 
 
@@ -217,6 +221,53 @@ class SharedFamilyMixture(dist.Distribution):
         """Return log (1/K) Σ_k head(parameters_k)(z) in nats."""
         members = jax.vmap(lambda parameters: self.head(parameters).log_prob(z))(self.parameters)  # type: ignore[operator]
         return logsumexp(members, axis=0) - jnp.log(len(self.parameters))
+
+
+class Flow(dist.Distribution):
+    """z = T(e), e ~ ``base``, a diagonal Gaussian, with an invertible T steered by ``context``; event shape (L,).
+
+    Mean and variance have no closed form: they are those of fixed draws, in pairs ±ε.
+    """
+
+    pytree_data_fields = ("base", "flow", "context")
+    support = constraints.real_vector
+    reparametrized_params: ClassVar[list[str]] = ["base", "flow", "context"]
+
+    def __init__(self, base: dist.Distribution, flow: CouplingFlow, context: Float[Array, "C"]) -> None:
+        self.base, self.flow, self.context = base, flow, context
+        super().__init__((), base.event_shape, validate_args=False)
+
+    def _transformed(self, e: Float[Array, "... L"]) -> Float[Array, "... L"]:
+        return jnp.vectorize(lambda e: self.flow.forward(e, self.context), signature="(l)->(l)")(e)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw e, and move it."""
+        return self._transformed(self.base.sample(key, sample_shape))
+
+    def log_prob(self, z: Array, intermediates: object = None) -> Array:
+        """Return log base(T⁻¹(z)) + log |det ∂T⁻¹/∂z| in nats for z of shape (…, L)."""
+
+        def one(z: Array) -> Array:
+            e, log_determinant = self.flow.inverse(z, self.context)
+            return self.base.log_prob(e) + log_determinant
+
+        return jnp.vectorize(one, signature="(l)->()")(z)
+
+    @property
+    def _fixed(self) -> Float[Array, "K L"]:
+        noise = np.random.default_rng(0).standard_normal((FIXED_PAIRS, *self.event_shape)).astype(np.float32)
+        base = self.base.base_dist
+        return self._transformed(base.loc + base.scale * np.concatenate([noise, -noise]))
+
+    @property
+    def mean(self) -> Array:
+        """E[z], estimated."""
+        return jnp.mean(self._fixed, axis=0)
+
+    @property
+    def variance(self) -> Array:
+        """Var[z_l], estimated."""
+        return jnp.var(self._fixed, axis=0, ddof=1)
 
 
 class Categorical(dist.CategoricalLogits):

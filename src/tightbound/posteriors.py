@@ -11,10 +11,11 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from pydantic import Field
 
-from tightbound.distributions import diagonal_gaussian, positive, unconstrained
+from tightbound.distributions import Flow, diagonal_gaussian, positive, unconstrained
+from tightbound.flows import CouplingFlow
 from tightbound.spec import Custom, Spec
 
-__all__ = ["DiagonalGaussian", "FullGaussian", "PosteriorHead", "PosteriorSpec"]
+__all__ = ["DiagonalGaussian", "FlowPosterior", "FullGaussian", "PosteriorHead", "PosteriorSpec"]
 
 
 class PosteriorHead(eqx.Module):
@@ -98,4 +99,37 @@ class _FullGaussian(PosteriorHead):
         return jnp.concatenate([loc, diagonal, triangle[jnp.tril_indices(self.latent, -1)]])
 
 
-PosteriorSpec = Annotated[DiagonalGaussian | FullGaussian | Custom, Field(discriminator="kind")]
+class FlowPosterior(Spec):
+    """q(z|x) = N(e; μ(x), diag(σ(x)²)) moved by an invertible map z = T(e; c(x)): skewed, bent, with several modes.
+
+    T is made of ``layers`` affine coupling layers whose networks have one hidden layer of ``width`` units and read
+    ``context`` numbers c of the encoder; it starts near the identity. The encoder gives L means, L raw scales (softplus,
+    at least ``floor``) and c. Mean and variance are those of 128 fixed draws.
+    """
+
+    kind: Literal["flow"] = "flow"
+    layers: int = Field(default=4, ge=1)
+    width: int = Field(default=64, ge=1)
+    context: int = Field(default=16, ge=1)
+    floor: float = Field(default=1e-4, gt=0)
+    references: ClassVar[tuple[str, ...]] = ("rezende2015variational", "dinh2017density")
+
+    def build(self, latent: int, *, key: Array) -> PosteriorHead:
+        """Return the head for L = ``latent``; it reads 2 L + ``context`` parameters."""
+        flow = CouplingFlow.initialise(latent, self.context, self.layers, self.width, key=key)
+        return _FlowPosterior(2 * latent + self.context, flow, latent, self.floor)
+
+
+class _FlowPosterior(PosteriorHead):
+    parameters: int = eqx.field(static=True)
+    flow: CouplingFlow
+    latent: int = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+
+    def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
+        size = self.latent
+        loc, raw, context = h[:size], h[size : 2 * size], h[2 * size :]
+        return Flow(diagonal_gaussian(loc, positive(raw, self.floor)), self.flow, context)
+
+
+PosteriorSpec = Annotated[DiagonalGaussian | FullGaussian | FlowPosterior | Custom, Field(discriminator="kind")]

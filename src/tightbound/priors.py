@@ -18,16 +18,18 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from tightbound.distributions import (
+    Flow,
     GaussianMixture,
     SharedFamilyMixture,
     diagonal_gaussian,
     is_diagonal_gaussian,
     positive,
 )
+from tightbound.flows import CouplingFlow
 from tightbound.schema import Sites, Statistics
 from tightbound.spec import Custom, Spec
 
-__all__ = ["Encoder", "PriorHead", "PriorSpec", "StandardNormal", "TrainedMixture", "VampPrior"]
+__all__ = ["Encoder", "FlowPrior", "PriorHead", "PriorSpec", "StandardNormal", "TrainedMixture", "VampPrior"]
 
 
 class Encoder(NamedTuple):
@@ -134,4 +136,32 @@ class _VampPrior(PriorHead):
         return GaussianMixture(jnp.zeros(len(parameters)), loc, scale)
 
 
-PriorSpec = Annotated[StandardNormal | TrainedMixture | VampPrior | Custom, Field(discriminator="kind")]
+class FlowPrior(Spec):
+    """p(z): a standard normal variable moved by an invertible map with trained weights.
+
+    The map is made of ``layers`` affine coupling layers whose networks have one hidden layer of ``width`` units; it starts
+    near the identity. Mean and variance are those of 128 fixed draws.
+    """
+
+    kind: Literal["flow"] = "flow"
+    layers: int = Field(default=8, ge=1)
+    width: int = Field(default=128, ge=1)
+    references: ClassVar[tuple[str, ...]] = ("dinh2017density", "chen2017variational")
+
+    def build(self, latent: int, sites: Sites | None = None, statistics: Statistics | None = None, *, key: Array) -> PriorHead:
+        """Return the head for L = ``latent``; a single latent, which no other could steer, is steered by a constant."""
+        context = int(latent == 1)
+        return _FlowPrior(CouplingFlow.initialise(latent, context, self.layers, self.width, key=key), latent, context)
+
+
+class _FlowPrior(PriorHead):
+    flow: CouplingFlow
+    latent: int = eqx.field(static=True)
+    context: int = eqx.field(static=True)
+
+    def __call__(self, encoder: Encoder) -> dist.Distribution:
+        base = diagonal_gaussian(jnp.zeros(self.latent), jnp.ones(self.latent))
+        return Flow(base, self.flow, jnp.ones(self.context))
+
+
+PriorSpec = Annotated[StandardNormal | TrainedMixture | VampPrior | FlowPrior | Custom, Field(discriminator="kind")]
