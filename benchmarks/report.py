@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent / "speed"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tables"))
 
-from common import data_folder
+from common import chromium, data_folder
 from synthesis import read
 
 LARGEST, SLOWEST = 3_000_000, 30.0  # bytes, seconds
@@ -102,9 +102,8 @@ def photograph(page: Path, folder: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(parents=True, exist_ok=True)
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = chromium(library)
         for scheme in ("light", "dark"):
             shown = browser.new_page(viewport={"width": 960, "height": 900}, color_scheme=scheme)
             shown.goto(page.resolve().as_uri())

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "speed"))
+
+from common import chromium
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXPLORER = "tightbound explore "
@@ -68,10 +71,9 @@ def slide(address: str) -> None:
     """Move the first slider of the explorer, and wait until another picture is there."""
     from playwright.sync_api import sync_playwright
 
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     picture = "document.querySelector('#decoded canvas').toDataURL()"
     with sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = chromium(library)
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("#decoded[data-z]")

@@ -54,6 +54,18 @@ def test_a_full_posterior_has_no_approximation_gap_here() -> None:
     assert parts.amortisation.value > 0.1
 
 
+def test_the_family_of_a_flow_is_that_of_the_model_alone() -> None:
+    """A flow that no model was trained with is no family to fit to single rows; one that was is split as any other."""
+    model = linear_model()
+    data = rows_of(model, 2)
+    with pytest.raises(CombinationError, match="'flow' has weights that are trained with a model"):
+        gaps(model, data, families={"flow": tb.FlowPosterior()})
+    flow = tb.FlowPosterior(layers=1, width=4, context=2)
+    parts = gaps(model.spec.replace(posterior=flow).build(jax.random.key(0)), data, families={}, steps=100)
+    np.testing.assert_allclose(parts.approximation.value + parts.amortisation.value, parts.total.value, atol=1e-4)
+    assert parts.amortisation.value > 0.1
+
+
 def test_surgery_brackets_the_information() -> None:
     """x ~ N(0, I) and q(z|x) = N(A x + b, S): I(x; z) = ½ log det(A Aᵀ + S) / det S, within 4 standard errors."""
     model = with_good_encoder(linear_model())

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,12 @@ def data_folder(part: str) -> Path:
     if folder is None:
         sys.exit(f"set TIGHTBOUND_DATA to the folder that holds {part}/")
     return Path(folder) / part
+
+
+def chromium(library: Any) -> Any:
+    """Return a browser of playwright's: the Chromium on the path."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    return library.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 def spread(values: Iterable[float | None], digits: int = 3) -> str:

@@ -208,7 +208,7 @@ def fit(
         str | None, _option("Channels of the convolutions, such as 32,64.", panel=MODEL, metavar="WIDTHS")
     ] = None,
     gated: Annotated[bool | None, _option("Gated units.", "--gated", panel=MODEL)] = None,
-    posterior: Annotated[str | None, _option("diagonal or full.", panel=MODEL, metavar="NAME")] = None,
+    posterior: Annotated[str | None, _option("diagonal, full or flow.", panel=MODEL, metavar="NAME")] = None,
     prior: Annotated[str | None, _option("normal, mixture, vamp or flow.", panel=MODEL, metavar="NAME")] = None,
     components: Annotated[int | None, _option("Components of a mixture or vamp prior.", panel=MODEL)] = None,
     likelihood: Annotated[

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from tightbound.distributions import averages, centre
 from tightbound.errors import SpecError
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, both_ways, in_haste, over_blocks, placed, require_fixed
+from tightbound.rows import Row, Rows, RowSource, both_ways, in_blocks, in_haste, over_blocks, require_fixed
 
 __all__ = ["Completions", "complete", "conformal_p_values", "impute", "latents_given", "site_scores"]
 
@@ -102,7 +102,7 @@ def _over(
     require_fixed(model.spec.sites, data)
     levels = sum(part.sites.count * max(part.sites.levels, 1) for part in model.spec.sites.pieces)
     block = max(1, min(block, LARGEST_BLOCK // (draws * levels)))
-    return over_blocks(function, placed(data, block), model, jax.random.key(seed), math.ceil(draws / 2), *more)
+    return over_blocks(function, in_blocks(data, block), model, jax.random.key(seed), math.ceil(draws / 2), *more)
 
 
 def _kept(data: RowSource, x: np.ndarray) -> np.ndarray:

@@ -35,10 +35,10 @@ class Coupling(eqx.Module):
         order = np.random.RandomState(self.number // 2).permutation(latent)
         return np.isin(np.arange(latent), order[latent // 2 :] if self.number % 2 == 0 else order[: (latent + 1) // 2])
 
-    def steps(self, kept: Float[Array, "L"], context: Float[Array, "C"]) -> tuple[Float[Array, "L"], Float[Array, "L"]]:
+    def steps(self, entries: Float[Array, "L"], context: Float[Array, "C"]) -> tuple[Float[Array, "L"], Float[Array, "L"]]:
         """Return s and t, 0 for the entries that stay; those that are moved have no influence on them."""
-        moved = self.moved(len(kept))
-        raw, shift = jnp.split(self.network(jnp.concatenate([jnp.where(moved, 0.0, kept), context])), 2)
+        moved = self.moved(len(entries))
+        raw, shift = jnp.split(self.network(jnp.concatenate([jnp.where(moved, 0.0, entries), context])), 2)
         return jnp.where(moved, STEEPEST * jnp.tanh(raw / STEEPEST), 0.0), jnp.where(moved, shift, 0.0)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from tightbound.errors import DataError, SpecError
 from tightbound.model import Model
-from tightbound.rows import Rows, RowSource, blocks, both_ways, in_haste, over_blocks, placed, require_fixed
+from tightbound.rows import Rows, RowSource, blocks, both_ways, in_blocks, in_haste, over_blocks, require_fixed
 
 __all__ = ["Embedding", "decode", "embed", "prior_draws", "reconstruct", "sample"]
 
@@ -30,12 +30,12 @@ class Embedding(NamedTuple):
 
 def embed(model: Model, data: RowSource) -> Embedding:
     """Return mean and standard deviation of q(z|x) for every row: deterministic, no draw is taken."""
-    return Embedding(*over_blocks(_embed, _placed(model, data), model))
+    return Embedding(*over_blocks(_embed, _fixed_blocks(model, data), model))
 
 
 def reconstruct(model: Model, data: RowSource) -> np.ndarray:
     """Return E[x|z] at the mean of q(z|x) for every row, shape (n, D): deterministic."""
-    return over_blocks(_reconstruct, _placed(model, data), model)[0]
+    return over_blocks(_reconstruct, _fixed_blocks(model, data), model)[0]
 
 
 def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = None) -> np.ndarray:
@@ -69,9 +69,9 @@ def prior_draws(model: Model, keys: Array) -> Float[Array, "n L"]:
     return jax.vmap(lambda key: model.prior().sample(key))(keys)
 
 
-def _placed(model: Model, data: RowSource) -> Iterator[tuple[Rows, Any, int]]:
+def _fixed_blocks(model: Model, data: RowSource) -> Iterator[tuple[Rows, Any, int]]:
     require_fixed(model.spec.sites, data)
-    return placed(data, BLOCK)
+    return in_blocks(data, BLOCK)
 
 
 @eqx.filter_jit

@@ -141,6 +141,9 @@ class FlowPrior(Spec):
 
     The map is made of ``layers`` affine coupling layers whose networks have one hidden layer of ``width`` units; it starts
     near the identity. Mean and variance are those of 128 fixed draws.
+
+    >>> FlowPrior().build(2, key=jax.random.key(0))(None).event_shape
+    (2,)
     """
 
     kind: Literal["flow"] = "flow"

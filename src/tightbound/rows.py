@@ -20,7 +20,6 @@ from tightbound.errors import DataError
 from tightbound.schema import Sites
 
 __all__ = [
-    "WORTH_OPTIMISING",
     "Batch",
     "Row",
     "RowSource",
@@ -29,10 +28,11 @@ __all__ = [
     "both_ways",
     "bucket",
     "example",
+    "hasty",
+    "in_blocks",
     "in_haste",
     "over_blocks",
     "place",
-    "placed",
     "require_fixed",
     "require_sites",
 ]
@@ -79,7 +79,7 @@ class Batch(NamedTuple):
 
 
 class Rows(eqx.Module):
-    """A data set on the device, whole or from row ``first`` on, in its compact type, padded so that few shapes are compiled."""
+    """A data set, whole or from row ``first`` on, in its compact type, padded so that few shapes are compiled."""
 
     x: Array
     observed: Bool[Array, "N D"] | None
@@ -117,7 +117,12 @@ HASTE = {
     "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }  # fmt: skip
-WORTH_OPTIMISING = 20_000_000  # cells of all draws: for fewer, the optimiser takes longer than it saves
+WORTH_OPTIMISING = 20_000_000  # cells of all draws
+
+
+def hasty(data: RowSource, draws: int) -> bool:
+    """Whether to run ``draws`` per row through a model takes less time without XLA's optimiser than the optimiser does."""
+    return data.x.size * draws < WORTH_OPTIMISING
 
 
 def in_haste(function: Program) -> Program:
@@ -172,26 +177,27 @@ def example(data: RowSource, row: int) -> Row:
 
 def place(data: RowSource) -> Rows:
     """Put a data set on the device."""
-    return _padded(data, slice(None), bucket(len(data.x)))
+    return jax.tree.map(jnp.asarray, _padded(data, slice(None), bucket(len(data.x))))
 
 
-def placed(data: RowSource, size: int) -> Iterator[tuple[Rows, Any, int]]:
-    """Put a data set on the device block by block, so that programs know the size of a block and not how many rows there are.
+def in_blocks(data: RowSource, size: int) -> Iterator[tuple[Rows, Any, int]]:
+    """Yield a data set block by block as (rows, index, used), where ``index`` are the numbers of the rows in the whole.
 
-    Yields (rows, index, used) with the numbers of the rows in the whole data set.
+    Programs then know the size of a block and not how many rows there are. What is called with a block puts it on the device.
     """
     for index, used in blocks(len(data.x), size):
-        yield _padded(data, slice(index[0], index[0] + used), size, jnp.int32(index[0])), index, used
+        yield _padded(data, slice(index[0], index[0] + used), size, np.asarray(index[0])), index, used
 
 
-def _padded(data: RowSource, part: slice, size: int, first: Array | None = None) -> Rows:
-    """Put some rows on the device, the first repeated until there are ``size``."""
+def _padded(data: RowSource, part: slice, size: int, first: Any = None) -> Rows:
+    """Return some rows, still on the host, the first repeated until there are ``size``."""
 
     def padded(array: np.ndarray | None, dtype: object = None) -> Any:
         if array is None:
             return None
         array = np.asarray(array[part], dtype)  # type: ignore[call-overload]
-        return jnp.asarray(np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)]))
+        missing = size - len(array)
+        return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
     return Rows(padded(data.x), padded(data.observed, bool), padded(data.exposure, np.float32), data.binarise, first)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
 from tightbound.model import Model
-from tightbound.rows import WORTH_OPTIMISING, Row, Rows, RowSource, both_ways, over_blocks, placed
+from tightbound.rows import Row, Rows, RowSource, both_ways, hasty, in_blocks, over_blocks
 
 __all__ = ["Posteriors", "Prior", "posteriors", "prior"]
 
@@ -59,14 +59,14 @@ class Prior(NamedTuple):
 def posteriors(model: Model, data: RowSource) -> Posteriors:
     """Return what q(z|x) is for every row; the noise is a function of the row's number."""
     count, key = len(data.x), jax.random.key(SEED)
-    haste = DRAWS * data.x.size < WORTH_OPTIMISING
+    program = _posteriors[hasty(data, DRAWS)]
     # Gaussian noise is drawn on the host: the random generator would take longer to compile than the rest.
     noise = np.random.default_rng(SEED).standard_normal((count, DRAWS, model.spec.latent), np.float32)
 
     def of_block(rows: Rows, index: Any) -> tuple[Array, ...]:
-        return _posteriors[haste](rows, index, model, noise[index], key)
+        return program(rows, index, model, noise[index], key)
 
-    return Posteriors(*over_blocks(of_block, placed(data, BLOCK)))
+    return Posteriors(*over_blocks(of_block, in_blocks(data, BLOCK)))
 
 
 def prior(model: Model, points: np.ndarray) -> Prior:

@@ -23,13 +23,13 @@ from jaxtyping import Array, Float, Int
 from scipy.special import logsumexp
 
 from tightbound.distributions import kl, stop
-from tightbound.errors import DataError, SpecError
+from tightbound.errors import CombinationError, DataError, SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import Proposal, propose
-from tightbound.model import Model
+from tightbound.model import Model, trainable
 from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
-from tightbound.rows import Row, Rows, RowSource, blocks, in_haste, over_blocks, placed, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, in_blocks, in_haste, over_blocks, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "surgery"]
@@ -96,7 +96,8 @@ def gaps(
     amortised parameters, and the member of the family that is nearest to a Gaussian fitted by its curvature. What is
     found is never worse than the amortised q, but it need not be the very best: the amortisation gap may be larger.
     ``families`` are tried beside the model's own; by default the full-covariance Gaussian. ``draws`` go into log p(x).
-    Raises :class:`~tightbound.errors.SpecError` for fewer than one step.
+    Raises :class:`~tightbound.errors.SpecError` for fewer than one step, :class:`~tightbound.errors.CombinationError` for
+    families with weights of their own.
     """
     if steps < 1:
         raise SpecError("gaps", (("steps", f"expected at least 1, got {steps}"),))
@@ -104,11 +105,11 @@ def gaps(
     count, key = len(data.x), jax.random.key(seed + 1)
     richer = {"full covariance": FullGaussian()} if families is None else dict(families)
     heads = {OWN: model.posterior_head}
-    heads |= {name: spec.build(model.spec.latent, key=jax.random.fold_in(key, 1)) for name, spec in richer.items()}
+    heads |= {name: _fitted_alone(name, spec, model.spec.latent) for name, spec in richer.items()}
     elbos, best, errors = None, {}, {"log_evidence": evidence.se}
     for number, (name, head) in enumerate(heads.items()):
         found = []
-        for rows, index, used in placed(data, ROWS_AT_ONCE):
+        for rows, index, used in in_blocks(data, ROWS_AT_ONCE):
             found.append(np.asarray(_best(model, head, rows, index, jax.random.fold_in(key, number), steps))[:, :used])
             if report is not None:
                 report(number * count + min(int(index[0]) + ROWS_AT_ONCE, count), len(heads) * count)
@@ -117,6 +118,17 @@ def gaps(
             elbos, errors["elbo"] = amortised, amortised_se
     assert elbos is not None
     return Gaps(evidence.log_evidence, elbos, best, errors, evidence.ess, model.measure)
+
+
+def _fitted_alone(name: str, spec: PosteriorSpec, latent: int) -> PosteriorHead:
+    """Return the head of a family, all of which one row decides."""
+    head = spec.build(latent, key=jax.random.key(0))
+    if jax.tree.leaves(trainable(head)[0]):
+        raise CombinationError(
+            f"family '{name}' has weights that are trained with a model, so that no row has a best q in it: leave it out, or "
+            "train a model with it, whose own family is always split"
+        )
+    return head
 
 
 @eqx.filter_jit
@@ -232,7 +244,7 @@ def _mean(model: Model, values: np.ndarray, side: Any, method: str) -> Estimate:
 def _terms_of(model: Model, data: RowSource, seed: int) -> tuple[np.ndarray, ...]:
     """Return, for every row, the KL term, −log p(x|z), log q(z|x) and the draw z itself."""
     require_fixed(model.spec.sites, data)
-    return over_blocks(_terms, placed(data, 256), jax.random.key(seed), model)
+    return over_blocks(_terms, in_blocks(data, 256), jax.random.key(seed), model)
 
 
 @in_haste
@@ -251,7 +263,7 @@ def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tupl
 
 def log_densities(model: Model, data: RowSource, points: Float[np.ndarray, "m L"]) -> Float[np.ndarray, "n m"]:
     """Return log q(z_i|x_j) in nats for every row j of a data set and every point i, for any family of q."""
-    return over_blocks(_log_densities, placed(data, ROWS_AT_ONCE), model, jnp.asarray(points))[0]
+    return over_blocks(_log_densities, in_blocks(data, ROWS_AT_ONCE), model, jnp.asarray(points))[0]
 
 
 def _log_aggregate(model: Model, data: RowSource, z: Float[np.ndarray, "n L"]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from tightbound.errors import SpecError
 from tightbound.evidence.estimate import Estimate, delta_error, mean_estimate, stated_error
 from tightbound.evidence.proposals import Proposal, propose, require_density
 from tightbound.model import Model
-from tightbound.rows import Row, Rows, RowSource, blocks, both_ways, placed, require_fixed
+from tightbound.rows import Row, Rows, RowSource, blocks, both_ways, in_blocks, require_fixed
 from tightbound.schema import Measure
 
 __all__ = ["Importance", "importance"]
@@ -127,7 +127,7 @@ def importance(
     count, key = len(data.x), jax.random.key(seed)
     tail = min(draws // 5, math.floor(3 * math.sqrt(draws)), MOST_TAIL)
     parts, tails = [], []
-    for rows, index, used in placed(data, ROWS_AT_ONCE):
+    for rows, index, used in in_blocks(data, ROWS_AT_ONCE):
         own = jnp.int32(not shared_noise)
         numbers, largest = _block[haste](model, rows, index, key, jnp.int32(draws), own, proposal, _kept(tail))
         parts.append(np.asarray(numbers)[:, :used])

@@ -16,7 +16,7 @@ from tightbound.inference import decode, prior_draws, reconstruct
 from tightbound.model import Model
 from tightbound.pictures import Sheets
 from tightbound.report.programs import drawn
-from tightbound.rows import WORTH_OPTIMISING
+from tightbound.rows import hasty
 from tightbound.settings import own_rows, recorded_table
 from tightbound.store import Run
 
@@ -151,8 +151,8 @@ class Material:
 
     @property
     def haste(self) -> bool:
-        """Whether to compile what judges these rows takes longer than to run it without XLA's optimiser."""
-        return self.judged.x.size * DRAWS < WORTH_OPTIMISING
+        """Whether programs of the report, of which judging rows is the longest, are compiled in haste."""
+        return hasty(self.judged, DRAWS)
 
     @cached_property
     def evidence(self) -> Importance:
