@@ -40,7 +40,10 @@ import tightbound as tb
 SETS = ("Adult", "defaultCredit")
 MASKS = ("10_1", "10_2", "10_3", "20_1", "50_1")
 KINDS = {"cat": "category", "ordinal": "ordinal", "count": "real", "pos": "real", "real": "real"}
-SETTINGS: dict[str, Any] = {"batch_size": 256, "epochs": 15, "learning_rate": 2e-3, "k": 5, "validation": 0.0, "draws": 200}
+SETTINGS: dict[str, Any] = {
+    "latent": 16, "batch_size": 256, "epochs": 60, "learning_rate": 2e-3,
+    "k": 1, "warmup": 0.5, "validation": 0.0, "draws": 200,
+}  # fmt: skip
 NEIGHBOURS_AMONG = 5000
 DRAWS, INTERVAL_ROWS = 40, 2000
 

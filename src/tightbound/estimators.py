@@ -106,7 +106,9 @@ class _Estimator(BaseEstimator):
 
     Training maximises the ELBO, or with ``k`` > 1 the importance-weighted bound, which fills holes better: by default k = 20
     when more than a twentieth of the cells are missing (Mattei & Frellsen 2019). ``beta`` is the weight of the KL, for k = 1
-    alone; below 1 the latents carry more, which synthetic rows gain from and log p(row) loses by. ``prior`` and ``likelihood``
+    alone; below 1 the latents carry more, which synthetic rows gain from and log p(row) loses by. ``warmup`` is the share of
+    training, from 0 to 1, over which that weight rises from 0, for k = 1 alone: of many rows and columns dependences are then
+    learnt that are worth few nats and otherwise never get a latent; few rows are learnt by heart. ``prior`` and ``likelihood``
     are parts such as :class:`tightbound.VampPrior`, left out those that serve the role. ``validation`` is the share of rows by
     which the best weights are chosen, ``draws`` the number of importance samples per row after training.
     """
@@ -123,6 +125,7 @@ class _Estimator(BaseEstimator):
         weight_decay: float | None = None,
         k: int | None = None,
         beta: float = 1.0,
+        warmup: float = 0.0,
         validation: float = 0.1,
         calibration: float = 0.2,
         false_alarms: float = 0.05,
@@ -141,6 +144,7 @@ class _Estimator(BaseEstimator):
         self.weight_decay = weight_decay
         self.k = k
         self.beta = beta
+        self.warmup = warmup
         self.validation = validation
         self.calibration = calibration
         self.false_alarms = false_alarms
@@ -176,7 +180,7 @@ class _Estimator(BaseEstimator):
         asked = {name: getattr(self, name) for name in PLANNED}
         plan = default_plan(Plan(seed=seed, **{k: v for k, v in asked.items() if v is not None}), len(rows))
         model = spec.build(run_key(seed), starting_statistics(rows, seed))
-        for progress in train(model, self._objective(rows), rows, plan, validation=checked if len(checked) else None):
+        for progress in train(model, self._objective(rows, plan), rows, plan, validation=checked if len(checked) else None):
             self.model_, self.n_iter_ = progress.model, progress.step
         return data.take(split.test)
 
@@ -187,15 +191,22 @@ class _Estimator(BaseEstimator):
     def _suggested(self, sites: Sites) -> dict[str, Any]:
         return {"prior": StandardNormal(), "likelihood": Columns() if sites.parts else LogisticMixture()}
 
-    def _objective(self, rows: Dataset) -> ObjectiveSpec:
-        if self.k is not None and self.k > 1 and self.beta != 1.0:
-            told = f"expected 1 with k = {self.k}, got {self.beta:g}: the importance-weighted bound has no KL to weigh; set k=1"
-            raise SpecError(type(self).__name__, (("beta", told),))
+    def _objective(self, rows: Dataset, plan: Plan) -> ObjectiveSpec:
+        given = (("beta", self.beta, 1.0), ("warmup", self.warmup, 0.0))
+        weighed = [(name, got, plain) for name, got, plain in given if got != plain]
         k = self.k
         if k is None:
             counted = rows.observed[:, : self.n_features_in_] if rows.observed is not None else np.ones(1)
-            k = ENOUGH_DRAWS if np.mean(counted) < 1.0 - MANY_HOLES and self.beta == 1.0 else 1
-        return ELBO(beta=self.beta) if k == 1 else IWAE(k=k, gradient="dreg")
+            k = ENOUGH_DRAWS if np.mean(counted) < 1.0 - MANY_HOLES and not weighed else 1
+        if k > 1 and weighed:
+            told = "the importance-weighted bound has no KL to weigh; set k=1"
+            problems = [(name, f"expected {plain:g} with k = {k}, got {got}: {told}") for name, got, plain in weighed]
+            raise SpecError(type(self).__name__, tuple(problems))
+        if not 0.0 <= self.warmup <= 1.0:
+            told = f"expected a share of training from 0 to 1, got {self.warmup}"
+            raise SpecError(type(self).__name__, (("warmup", told),))
+        warmup = round(self.warmup * plan.total_steps(len(rows)))
+        return ELBO(beta=self.beta, warmup=warmup) if k == 1 else IWAE(k=k, gradient="dreg")
 
     def _read(self, X: Any, reset: bool = False, sample_weight: Any = None) -> Dataset:
         """Return X as rows of sites; when fitting, decide what its columns are."""
