@@ -128,6 +128,11 @@ def test_reconstruct_and_sample_write_rows_with_the_names_of_the_columns(tmp_pat
     made = np.loadtxt(tmp_path / "r.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(made, tb.reconstruct(model, tb.load(data, label="sex", kind="real")), rtol=1e-6)
     np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), tb.sample(model, 7, seed=3))
+    cool = call("sample", run, "-n", 7, "--seed", 3, "--temperature", 0.5, "--out", tmp_path / "c.npy")
+    assert "7 draws from p(x) with its prior at temperature 0.5" in cool.out
+    np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), tb.sample(model, 7, seed=3, temperature=0.5))
+    both = call("sample", run, "--temperature", 0.5, "--given", "a=1", "--out", tmp_path / "x.csv")
+    assert both.code == 2 and "has no temperature" in both.err
 
 
 def test_info_tells_people_and_programs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pytest
 from scipy import stats
@@ -15,14 +16,14 @@ from scipy.special import logsumexp
 import tightbound as tb
 from data_checks import refused
 from parts import POSTERIORS, PRIORS
-from tightbound.distributions import diagonal_gaussian
+from tightbound.distributions import cooled, diagonal_gaussian
 from tightbound.errors import SpecError
 from tightbound.flows import CouplingFlow
 from tightbound.model import Model, merge, to_arrays, trainable
 from tightbound.priors import Encoder
 from tightbound.schema import Sites, Statistics
 from tightbound.testing import check_posterior, check_prior, example_rows
-from tightbound.testing.comparisons import moved
+from tightbound.testing.comparisons import Grid, check_fit, moved
 
 RNG = np.random.default_rng(0)
 
@@ -159,14 +160,14 @@ def test_trained_mixture_is_the_mixture_of_its_arrays() -> None:
 
 
 @cache
-def vamp(posterior: str) -> Model:
+def small(posterior: str, prior: str = "vamp") -> Model:
     spec = tb.VAE(
         sites=Sites(kind="real", shape=(3,)),
         latent=2,
         encoder=tb.MLP(hidden=(5,), activation="tanh"),
         decoder=tb.MLP(hidden=()),
         posterior=POSTERIORS[posterior],
-        prior=tb.VampPrior(components=4),
+        prior=PRIORS[prior],
         likelihood=tb.Gaussian(),
     )
     data = example_rows(spec.sites, 9)
@@ -175,7 +176,7 @@ def vamp(posterior: str) -> Model:
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_vamp_prior_is_the_average_posterior_of_its_pseudo_inputs(posterior: str) -> None:
-    model = vamp(posterior)
+    model = small(posterior)
     members = [model.posterior_head(model.encoder(u)) for u in model.prior_head.pseudo_inputs]
     for z in jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32):
         expected = logsumexp([float(q.log_prob(z)) for q in members]) - np.log(4)
@@ -183,7 +184,7 @@ def test_vamp_prior_is_the_average_posterior_of_its_pseudo_inputs(posterior: str
 
 
 def test_vamp_prior_starts_at_training_rows() -> None:
-    model, data = vamp("diagonal"), example_rows(Sites(kind="real", shape=(3,)), 9)
+    model, data = small("diagonal"), example_rows(Sites(kind="real", shape=(3,)), 9)
     standardised = (data.x - np.asarray(model.mean())) / np.asarray(model.scale())
     distance = np.abs(np.asarray(model.prior_head.pseudo_inputs)[:, None] - standardised).max(axis=2)
     assert np.all(distance.min(axis=1) < 0.06)
@@ -191,7 +192,7 @@ def test_vamp_prior_starts_at_training_rows() -> None:
 
 
 def test_vamp_prior_keeps_the_encoder_once_and_trains_it() -> None:
-    model = vamp("diagonal")
+    model = small("diagonal")
     prior_arrays = [name for name in to_arrays(model) if name.startswith("prior_head")]
     assert prior_arrays == ["prior_head.pseudo_inputs"]
     gradient = eqx.filter_grad(lambda m: m.prior().log_prob(jnp.ones(2)))(model)
@@ -208,10 +209,35 @@ def test_vamp_prior_without_training_rows_has_the_shapes_to_be_loaded_into() -> 
 
 
 def test_samples_of_a_model_come_from_its_own_prior() -> None:
-    model = eqx.tree_at(lambda m: m.prior_head, vamp("diagonal"), Far())
+    model = eqx.tree_at(lambda m: m.prior_head, small("diagonal"), Far())
     drawn = jax.vmap(model.sample)(jax.random.split(jax.random.key(0), 500))
     decoded = model.likelihood(jnp.full(2, 50.0)).mean
     assert np.allclose(np.mean(drawn, axis=0), decoded, atol=5 * np.std(drawn, axis=0).max() / np.sqrt(500))
+
+
+@pytest.mark.parametrize(("name", "posterior"), [*((name, "diagonal") for name in PRIORS), ("vamp", "full")], ids=str)
+def test_a_cooled_prior_draws_with_less_noise_and_knows_its_density(name: str, posterior: str) -> None:
+    prior = small(posterior, name).prior()
+    keys = jax.random.split(jax.random.key(1), 4096)
+
+    def draws(temperature: float) -> np.ndarray:
+        return np.asarray(jax.vmap(cooled(prior, temperature).sample)(keys))
+
+    np.testing.assert_allclose(draws(1.0), jax.vmap(prior.sample)(keys), rtol=1e-6)
+    half, cold = draws(0.5), draws(1e-6)
+    grid = Grid.around(half)
+    check_fit(name, grid, np.exp(jax.vmap(cooled(prior, 0.5).log_prob)(jnp.asarray(grid.points, jnp.float32))), half)
+    # What is left without noise is a point for each component.
+    assert len(np.unique(np.round(cold, 3), axis=0)) <= 2 * getattr(PRIORS[name], "components", 1)
+    assert np.mean((half - cold) ** 2) < 0.5 * np.mean((draws(1.0) - cold) ** 2)
+
+
+def test_what_has_no_noise_is_not_cooled_and_neither_is_a_temperature_below_zero() -> None:
+    with refused("Gamma has no noise", "cooled(temperature)", error=tb.CombinationError):
+        cooled(dist.Gamma(jnp.ones(2)).to_event(1).base_dist, 0.5)
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with refused("temperature", "expected a positive number", error=SpecError):
+            tb.sample(small("diagonal"), 2, temperature=wrong)
 
 
 class Far(eqx.Module):
@@ -222,7 +248,7 @@ class Far(eqx.Module):
 
 
 def test_trainable_leaves_constants_out_and_merge_brings_them_back() -> None:
-    model = vamp("full")
+    model = small("full")
     trained, rest = trainable(model)
     names = set(to_arrays(trained))
     assert {"encoder.output.weight", "decoder.output.bias", "prior_head.pseudo_inputs", "likelihood_head.raw_noise"} <= names

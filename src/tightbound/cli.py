@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from tightbound.errors import SpecError, TightboundError
+from tightbound.errors import CombinationError, SpecError, TightboundError
 
 __all__ = ["app", "main"]
 
@@ -478,6 +478,9 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", help="Number of rows.", min=1)] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Row i is a function of (seed, i).", min=0)] = 0,
     exposure: Annotated[float | None, _option("Exposure of the rows, 1 unless told, for counts that have one.")] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Noise of the prior, times this: 1 for p(x) itself.")
+    ] = 1.0,
     given: Annotated[
         str | None,
         _option("What columns of a table are to be: 'age=30..40,sex=F'; several values: sex=F|M.", metavar="CONDITIONS"),
@@ -485,18 +488,22 @@ def sample(
     trust: Trust = None,
 ) -> None:
     """Draw rows from p(x), or of a table from p(x | what is given)."""
+    if given is not None and temperature != 1.0:
+        raise CombinationError("--given draws from p(x | what is given), which has no temperature; leave one out")
     stored = _part("store").read_run(run)
     write = _row_writer(out, stored, drawn=True)
     model = stored.model(trust=trust or ())
     settings, tabular = _part("settings"), _part("tabular")
     table = settings.recorded_table(stored) if given is None else settings.table_of(stored)
     if given is None:
-        rows, asked = _part("inference").sample(model, count, seed=seed, exposure=exposure), []
+        rows = _part("inference").sample(model, count, seed=seed, exposure=exposure, temperature=temperature)
+        asked = []
     else:
         wanted = tabular.conditions(table, given)
         rows, asked = tabular.draw_given(model, wanted, count, seed=seed), [condition.number for condition in wanted]
     write(rows if table is None else table.within(rows, asked))
-    typer.echo(f"{out}: {count:,} draws from p(x{' | ' + given if given else ''})")
+    cooled = "" if temperature == 1.0 else f" with its prior at temperature {temperature:g}"
+    typer.echo(f"{out}: {count:,} draws from p(x{' | ' + given if given else ''}){cooled}")
 
 
 @_command

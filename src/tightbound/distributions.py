@@ -5,6 +5,7 @@ Distribution objects live inside one example's function: they never cross ``vmap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -16,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from tightbound.errors import CombinationError
 from tightbound.flows import CouplingFlow
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "SharedFamilyMixture",
     "averages",
     "centre",
+    "cooled",
     "diagonal_gaussian",
     "kl",
     "log_mass",
@@ -75,6 +78,27 @@ def stop(distribution: dist.Distribution) -> dist.Distribution:
     Sampling from q and scoring with ``stop(q)`` gives the "sticking the landing" gradient (Roeder et al. 2017).
     """
     return jax.tree.map(jax.lax.stop_gradient, distribution)
+
+
+def cooled(distribution: dist.Distribution, temperature: ArrayLike) -> dist.Distribution:
+    """Return the distribution whose draws are made of the same noise times ``temperature``.
+
+    Of a Gaussian p that is p^(1/temperature²), normalised; of a mixture each component is cooled and keeps its weight, of a
+    flow the noise that it moves (Kingma & Dhariwal 2018). Raises :class:`CombinationError` for what is not made of these.
+
+    >>> float(cooled(diagonal_gaussian(jnp.zeros(1), jnp.full(1, 2.0)), 0.5).variance[0])
+    1.0
+    """
+    if is_diagonal_gaussian(distribution):
+        return diagonal_gaussian(distribution.base_dist.loc, temperature * distribution.base_dist.scale)
+    if isinstance(distribution, dist.MultivariateNormal):
+        return dist.MultivariateNormal(distribution.loc, scale_tril=temperature * distribution.scale_tril, validate_args=False)
+    if hasattr(distribution, "cooled"):
+        return distribution.cooled(temperature)
+    raise CombinationError(
+        f"{type(distribution).__name__} has no noise that a temperature could scale: expected Gaussians, mixtures of them or "
+        "flows, or a distribution with a method cooled(temperature)"
+    )
 
 
 def diagonal_gaussian(loc: Float[Array, "L"], scale: Float[Array, "L"]) -> dist.Distribution:
@@ -152,6 +176,10 @@ class GaussianMixture(dist.Distribution):
         self.log_weights, self.loc, self.scale = jax.nn.log_softmax(log_weights), loc, scale
         super().__init__((), loc.shape[-1:], validate_args=False)
 
+    def cooled(self, temperature: ArrayLike) -> GaussianMixture:
+        """Return the mixture with every scale times ``temperature``."""
+        return GaussianMixture(self.log_weights, self.loc, jnp.multiply(temperature, self.scale))
+
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw a component, then from it; reparameterised given the component only."""
         choose, noise = jax.random.split(key)
@@ -202,6 +230,11 @@ class SharedFamilyMixture(dist.Distribution):
         self.head, self.parameters = head, parameters
         super().__init__((), event_shape, validate_args=False)
 
+    def cooled(self, temperature: ArrayLike) -> SharedFamilyMixture:
+        """Return the mixture of the cooled members."""
+        head: Callable[[Array], dist.Distribution] = self.head  # type: ignore[assignment]
+        return SharedFamilyMixture(lambda raw: cooled(head(raw), temperature), self.parameters, self.event_shape)
+
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw a component, then from it."""
         count = len(self.parameters)
@@ -236,6 +269,10 @@ class Flow(dist.Distribution):
     def __init__(self, base: dist.Distribution, flow: CouplingFlow, context: Float[Array, "C"]) -> None:
         self.base, self.flow, self.context = base, flow, context
         super().__init__((), base.event_shape, validate_args=False)
+
+    def cooled(self, temperature: ArrayLike) -> Flow:
+        """Return the flow with its noise times ``temperature``."""
+        return Flow(cooled(self.base, temperature), self.flow, self.context)
 
     def _transformed(self, e: Float[Array, "... L"]) -> Float[Array, "... L"]:
         return jnp.vectorize(lambda e: self.flow.forward(e, self.context), signature="(l)->(l)")(e)

@@ -38,19 +38,25 @@ def reconstruct(model: Model, data: RowSource) -> np.ndarray:
     return over_blocks(_reconstruct, _fixed_blocks(model, data), model)[0]
 
 
-def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = None) -> np.ndarray:
+def sample(model: Model, count: int, *, seed: int = 0, exposure: float | None = None, temperature: float = 1.0) -> np.ndarray:
     """Draw ``count`` rows from p(x), shape (count, D), by ancestral sampling from the model's own prior.
 
-    Row i is a function of (seed, i). Models of counts with exposure draw at the given one (1 by default).
+    Row i is a function of (seed, i). Models of counts with exposure draw at the given one (1 by default). ``temperature``
+    multiplies the noise of the prior (:func:`tightbound.distributions.cooled`): below 1 rows are more alike and closer to what
+    the model is sure of, and no longer draws from p(x).
     """
-    if count < 1:
-        raise SpecError("sample", (("count", f"expected at least 1, got {count}"),))
+    problems = [("count", f"expected at least 1, got {count}")] if count < 1 else []
+    if not 0 < temperature < math.inf:
+        problems.append(("temperature", f"expected a positive number, got {temperature}"))
+    if problems:
+        raise SpecError("sample", tuple(problems))
     key = jax.random.key(seed)
     if exposure is not None and not (model.spec.sites.exposure and 0 < exposure < math.inf):
         known = "a positive number" if model.spec.sites.exposure else "none: the model's data has no exposures"
         raise DataError(f"exposure={exposure:g}, expected {known}")
     level = None if not model.spec.sites.exposure else jnp.float32(1.0 if exposure is None else exposure)
-    parts = [np.asarray(_sample(model, key, index, level))[:used] for index, used in blocks(count, BLOCK)]
+    noise = None if temperature == 1.0 else jnp.float32(temperature)
+    parts = [np.asarray(_sample(model, key, index, level, noise))[:used] for index, used in blocks(count, BLOCK)]
     return np.concatenate(parts)
 
 
@@ -85,9 +91,9 @@ def _reconstruct(rows: Rows, index: Array, model: Model) -> tuple[Array, ...]:
 
 
 @eqx.filter_jit
-def _sample(model: Model, key: Array, index: Array, exposure: Array | None) -> Array:
+def _sample(model: Model, key: Array, index: Array, exposure: Array | None, temperature: Array | None) -> Array:
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(index)
-    return jax.vmap(lambda row_key: model.sample(row_key, exposure))(keys)
+    return jax.vmap(lambda row_key: model.sample(row_key, exposure, temperature))(keys)
 
 
 @both_ways

@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
-from tightbound.distributions import centre
+from tightbound.distributions import centre, cooled
 from tightbound.errors import FormatError
 from tightbound.likelihoods import (
     AnyLikelihood,
@@ -169,10 +169,13 @@ class Model(eqx.Module):
         """Return (log p(x|z), log p(z)) in nats."""
         return self.log_likelihood(z, x, observed, exposure), self.prior().log_prob(z)
 
-    def sample(self, key: Array, exposure: Float[Array, ""] | None = None) -> Float[Array, "D"]:
-        """Draw one x ~ p(x) by ancestral sampling from the model's own prior."""
+    def sample(
+        self, key: Array, exposure: Float[Array, ""] | None = None, temperature: Float[Array, ""] | None = None
+    ) -> Float[Array, "D"]:
+        """Draw one x ~ p(x) by ancestral sampling from the model's own prior, or from that prior cooled."""
         latent_key, site_key = jax.random.split(key)
-        return self.likelihood(self.prior().sample(latent_key), exposure).sample(site_key).astype(jnp.float32)
+        prior = self.prior() if temperature is None else cooled(self.prior(), temperature)
+        return self.likelihood(prior.sample(latent_key), exposure).sample(site_key).astype(jnp.float32)
 
     def embed(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None = None) -> tuple[Array, Array]:
         """Return mean and standard deviation of q(z|x), each (L,): deterministic."""
