@@ -18,7 +18,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
-from tightbound.distributions import kl, stop, training_log_prob
+from tightbound.distributions import divergence, stop, training_log_prob
 from tightbound.errors import CombinationError
 from tightbound.model import Model
 from tightbound.rows import Batch, Row
@@ -64,6 +64,10 @@ class Objective(eqx.Module):
     def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
         """Return the loss from the terms averaged over the batch, at a step; each KL group covers ``latents``."""
 
+    def judge(self) -> Objective:
+        """Return the objective whose terms of held-out rows tell which weights are best: the ELBO, unless overridden."""
+        return ELBO().build()
+
     def __call__(self, model: Model, batch: Batch, key: Array, step: Int[Array, ""]) -> Loss:
         """Return the loss of a batch: the mean over rows of weight 1; the prior is built once."""
         terms = self.rows(model, batch, key)
@@ -99,7 +103,8 @@ class ObjectiveSpec(Spec):
 class ELBO(ObjectiveSpec):
     r"""The loss L_i = −E_q[log p(x_i|z)] + β KL(q(z|x_i) ‖ p(z)), minus the evidence lower bound when β = 1.
 
-    The KL is closed where :func:`tightbound.distributions.kl` knows it and log q(z) − log p(z) at the draw otherwise.
+    The KL is closed where :func:`tightbound.distributions.kl` knows it and estimated at the draw otherwise, of
+    a hierarchy layer by layer (:func:`tightbound.distributions.divergence`).
     ``warmup`` is the number of steps of this run over which the weight of the KL rises linearly from 0 to ``beta``.
     ``free_bits`` is the number of nats per latent below which the batch mean of the KL is not pushed further.
     ``gradient="stl"`` scores the draw under q with its parameters held fixed: unbiased, and without noise once q is the
@@ -139,11 +144,8 @@ class _ELBO(Objective):
         q = model.posterior(row.x, row.observed)
         z = q.sample(key)
         log_likelihood = model.log_likelihood(z, *row)
-        divergence = None if self.stl else kl(q, prior)
-        if divergence is None:
-            scored = stop(q) if self.stl else q
-            divergence = (scored.log_prob(z) - training_log_prob(prior, z))[None]
-        return Terms(-log_likelihood, divergence, log_likelihood - jnp.sum(divergence))
+        terms = divergence(stop(q) if self.stl else q, prior, z, closed=not self.stl)
+        return Terms(-log_likelihood, terms, log_likelihood - jnp.sum(terms))
 
     def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
         beta = self.beta * jnp.minimum(1.0, step / jnp.maximum(self.warmup, 1.0) + (self.warmup == 0))
@@ -201,12 +203,16 @@ class _IWAE(Objective):
             held = jax.vmap(weigh)(jax.lax.stop_gradient(draws))
             weights = jax.lax.stop_gradient(jax.nn.softmax(-held[0] - held[1]))
             draws = jax.vmap(_scale_gradient)(draws, weights)
-        reconstruction, divergence = jax.vmap(weigh)(draws)
-        bound = logsumexp(-reconstruction - divergence) - jnp.log(self.k)
-        return Terms(jnp.mean(reconstruction), jnp.mean(divergence)[None], bound)
+        reconstruction, difference = jax.vmap(weigh)(draws)
+        bound = logsumexp(-reconstruction - difference) - jnp.log(self.k)
+        return Terms(jnp.mean(reconstruction), jnp.mean(difference)[None], bound)
 
     def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
         return Loss(-terms.bound, terms, jnp.float32(1.0))
+
+    def judge(self) -> Objective:
+        # The ELBO falls while this bound rises: q(z|x) grows wider than the ELBO likes it.
+        return self
 
 
 @jax.custom_vjp

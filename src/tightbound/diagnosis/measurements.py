@@ -15,7 +15,13 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
-from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
+from tightbound.distributions import (
+    GaussianMixture,
+    SharedFamilyMixture,
+    diagonal_gaussian,
+    divergence,
+    is_diagonal_gaussian,
+)
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, both_ways, hasty, in_blocks, over_blocks
 
@@ -85,12 +91,10 @@ def _posteriors(
         q = model.posterior(row.x, row.observed)
         draws = _draw(q, noise, jax.random.fold_in(key, number))
         log_prior = jax.vmap(p_z.log_prob)(draws)
-        divergence = kl(q, p_z)
-        if divergence is None:
-            divergence = jnp.mean(jax.vmap(q.log_prob)(draws) - log_prior)[None]
+        rate = jnp.mean(jax.vmap(lambda z: divergence(q, p_z, z))(draws), axis=0)
         p_x = model.likelihood(q.mean, row.exposure)
         sigma = p_x.scale if isinstance(p_x, dist.Normal) else jnp.zeros(0)
-        return q.mean, jnp.sqrt(q.variance), divergence, draws[0], log_prior[0], sigma
+        return q.mean, jnp.sqrt(q.variance), rate, draws[0], log_prior[0], sigma
 
     return jax.vmap(one)(rows.batch(index, key).rows, index, noise)
 

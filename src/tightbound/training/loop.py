@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
-from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
+from tightbound.objectives import Loss, Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
 from tightbound.training.packing import Packed, Packing
 from tightbound.training.plan import Plan, Rates
@@ -243,19 +243,19 @@ class Trainer:
     def _evaluate_when_due(self) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
 
-        Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
-        with β < 1 would be cut short as soon as it learns what it was asked for.
+        Best is what the objective calls best at the end of training, with the KL weighted as there and its own draws: by the
+        ELBO itself a run with β < 1, or with many draws, would be cut short as soon as it learns what it was asked for.
         """
         rows, current, marks = self.validation, self._current(), self.marks
         if rows is None or (marks.step % self.interval and marks.step < self.total):
             return
-        objective, model = ELBO().build(), merge(current, self.rest)
+        objective, model = self.objective.judge(), merge(current, self.rest)
         key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
         each = over_blocks(_evaluate_block, parts, model, objective, key)
         means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
-        marks.validation_elbo, marks.evaluated_step = float(means[-1]), marks.step
+        marks.validation_elbo, marks.evaluated_step = -float(means[0] + np.sum(means[1])), marks.step
         weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
