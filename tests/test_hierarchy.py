@@ -167,18 +167,22 @@ def test_bounds_are_on_their_side_of_quadrature(prior: str) -> None:
         error = np.std(found, axis=0, ddof=1) / 8**0.5
         assert np.all(np.mean(found, axis=0) < truth + 6 * error + 1e-3), proposal
         assert np.allclose(np.mean(found, axis=0), truth, atol=0.1), proposal
-    walk = tb.Walk(steps=60, chains=8)
-    assert np.allclose(tb.annealed(model, rows, walk).log_evidence, truth, atol=0.15)
-    both = tb.bracket(model, 6, walk)
-    assert both.lower.bound().value < both.upper.bound().value + 0.05
+
+
+def test_annealing_brackets_what_a_hierarchy_simulates() -> None:
+    """Both sides use the same few rows: they agree to what a short walk leaves."""
+    found = tb.bracket(model_of(), 8, tb.Walk(steps=30, chains=8, leapfrog=3))
+    lower, upper = found.lower.log_evidence, found.upper.log_evidence
+    assert np.allclose(lower, upper, atol=0.5) and np.mean(upper - lower) > -0.1
 
 
 def test_gaps_and_surgery_take_a_hierarchy() -> None:
     model, rows = model_of((1, 2)), example_rows(BINARY, 6)
     found = tb.gaps(model, rows, steps=30, draws=500)
-    assert np.all(found.best["own family"] > found.elbos - 0.3) and np.all(found.elbos < found.log_evidence + 0.1)
-    parts = tb.surgery(model, rows)
-    assert np.isfinite(parts.rate().value)
+    own, error = found.best["own family"], found.se["own family"] + found.se["elbo"]
+    assert np.all(own > found.elbo - 6 * error) and np.all(own < found.log_evidence + 6 * (error + found.se["log_evidence"]))
+    parts = tb.surgery(model, example_rows(BINARY, 40))
+    assert np.isclose(parts.elbo.value, -parts.rate.value - parts.distortion.value, rtol=1e-4)
 
 
 def test_a_deep_hierarchy_trains() -> None:

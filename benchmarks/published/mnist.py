@@ -99,7 +99,8 @@ def train(model: Model, phases: Phases, rows: tb.Dataset, validation: tb.Dataset
             if now.validation_elbo is not None:
                 say(
                     f"{time.monotonic() - started:7.1f} s  {objective.kind} epoch {now.epoch:6.1f}  "
-                    f"train bound {now.bound:8.3f}  KL {now.kl:6.3f}  validation ELBO {now.validation_elbo:8.3f}  {progress.examples_per_second:,.0f}/s"
+                    f"train bound {now.bound:8.3f}  KL {now.kl:6.3f}  "
+                    f"validation ELBO {now.validation_elbo:8.3f}  {progress.examples_per_second:,.0f}/s"
                 )
         model = progress.model
     return model

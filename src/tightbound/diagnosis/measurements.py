@@ -6,7 +6,7 @@ Everything that leaves this module is a NumPy array: the checks themselves are a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from tightbound.distributions import (
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, both_ways, hasty, in_blocks, over_blocks
 
-__all__ = ["Posteriors", "Prior", "posteriors", "prior"]
+__all__ = ["Posteriors", "Prior", "gaussian_family", "posteriors", "prior"]
 
 BLOCK = 64  # a mixture prior of thousands of components meets every draw of a block at once
 DRAWS = 4  # of every row, where the KL has no closed form
@@ -73,6 +73,19 @@ def posteriors(model: Model, data: RowSource) -> Posteriors:
         return program(rows, index, model, noise[index], key)
 
     return Posteriors(*over_blocks(of_block, in_blocks(data, BLOCK)))
+
+
+def gaussian_family(model: Model) -> Literal["diagonal", "full"] | None:
+    """Return which kind of Gaussian q(z|x) is, None when it is none."""
+    found: list[Literal["diagonal", "full"] | None] = []
+
+    def look(x: Array) -> Array:
+        q = model.posterior(x)
+        found.append("diagonal" if is_diagonal_gaussian(q) else "full" if isinstance(q, dist.MultivariateNormal) else None)
+        return q.mean
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((model.spec.sites.count,), jnp.float32))
+    return found[0]
 
 
 def prior(model: Model, points: np.ndarray) -> Prior:

@@ -140,6 +140,7 @@ class Trainer:
         self.interval = plan.evaluation_interval(count)
         self.record_every = max(1, math.ceil(self.total / RECORDS))
         self.rates = plan.rates(count)
+        objective.check(model.spec.layers)
         self.objective = objective.build()
         self.rows = place(data)
         self.key = run_key(plan.seed)
@@ -256,7 +257,7 @@ class Trainer:
         means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
         marks.validation_elbo, marks.evaluated_step = -float(means[0] + np.sum(means[1])), marks.step
-        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
+        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.layers))
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
             marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
@@ -446,8 +447,8 @@ def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective
 
 
 @eqx.filter_jit
-def _value(objective: Objective, terms: Terms, step: Int[Array, ""], latents: float) -> Array:
-    return objective.value(terms, step, latents).value
+def _value(objective: Objective, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...]) -> Array:
+    return objective.value(terms, step, layers).value
 
 
 @eqx.filter_jit
