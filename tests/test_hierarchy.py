@@ -181,8 +181,9 @@ def test_gaps_and_surgery_take_a_hierarchy() -> None:
     found = tb.gaps(model, rows, steps=30, draws=500)
     own, error = found.best["own family"], found.se["own family"] + found.se["elbo"]
     assert np.all(own > found.elbo - 6 * error) and np.all(own < found.log_evidence + 6 * (error + found.se["log_evidence"]))
-    parts = tb.surgery(model, example_rows(BINARY, 40))
-    assert np.isclose(parts.elbo.value, -parts.rate.value - parts.distortion.value, rtol=1e-4)
+    many = example_rows(BINARY, 200)
+    parts, elbo = tb.surgery(model, many), tb.importance(model, many, draws=500).elbo_estimate()
+    assert abs(elbo.value + parts.rate.value + parts.distortion.value) < 6 * (parts.rate.se + parts.distortion.se)
 
 
 def test_a_deep_hierarchy_trains() -> None:
