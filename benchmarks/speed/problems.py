@@ -49,12 +49,18 @@ class Problem(NamedTuple):
 
 
 def digits(rows: int) -> np.ndarray:
+    """Return thresholded digits as bytes, (rows, 784)."""
+    return (mnist_levels(rows) > 127).astype(np.uint8)
+
+
+def mnist_levels(rows: int) -> np.ndarray:
+    """Return the grey levels of the first training digits, (rows, 784) bytes."""
     folder = os.environ.get("TIGHTBOUND_DATA")
     if folder is None:
         sys.exit("set TIGHTBOUND_DATA to the folder that holds mnist/mnist.npz with an array x_train")
     with np.load(Path(folder) / "mnist" / "mnist.npz", allow_pickle=False) as arrays:
         grey = arrays["x_train"][:rows]
-    return (grey.reshape(len(grey), -1) > 127).astype(np.uint8)
+    return grey.reshape(len(grey), -1)
 
 
 def table(rows: int, columns: int) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""pythae's VAE on dynamic MNIST, in pythae's own environment: ``python contestant_pythae.py EPOCHS FOLDER``.
+
+Bits are drawn anew from the grey levels whenever a row is used, as in the models that it is compared with. The weights are
+written to FOLDER after chosen epochs, with the seconds that training has taken until then, writing left out.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pythae.data.datasets import BaseDataset, DatasetOutput
+from pythae.pipelines import TrainingPipeline
+from pythae.trainers import BaseTrainerConfig
+from pythae.trainers.training_callbacks import TrainingCallback
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
+from contestant_torch import perceptron
+from problems import mnist_levels
+from pythae_model import pythae_model
+
+HIDDEN, LATENT, BATCH = [300, 300], 40, 100
+
+
+class Dynamic(BaseDataset):
+    """Rows whose bits are drawn when they are asked for."""
+
+    def __init__(self, grey: np.ndarray) -> None:
+        super().__init__(torch.from_numpy(grey / np.float32(255)), torch.zeros(len(grey)))
+
+    def __getitem__(self, index: int) -> DatasetOutput:
+        return DatasetOutput(data=torch.bernoulli(self.data[index]))
+
+
+class Keeper(TrainingCallback):
+    """Writes the weights now and then."""
+
+    def __init__(self, model: torch.nn.Module, folder: Path) -> None:
+        self.model, self.folder, self.epoch, self.seconds = model, folder, 0, 0.0
+        self.next = 5
+
+    def on_epoch_begin(self, training_config: object, **kwargs: object) -> None:
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, training_config: object, **kwargs: object) -> None:
+        self.epoch += 1
+        self.seconds += time.perf_counter() - self.began
+        if self.epoch == self.next:
+            arrays = {name: value.detach().numpy() for name, value in self.model.state_dict().items()}
+            np.savez(self.folder / f"{self.epoch:04}.npz", seconds=self.seconds, **arrays)
+            print(f"epoch {self.epoch}, {self.seconds:.0f} s", flush=True)
+            self.next += 5
+
+
+def main() -> None:
+    epochs, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.manual_seed(0)
+    grey = mnist_levels(50_000)
+    encoder, decoder = perceptron([784, *HIDDEN, 2 * LATENT]), perceptron([LATENT, *HIDDEN, 784])
+    model = pythae_model(784, LATENT, encoder, decoder)
+    with tempfile.TemporaryDirectory() as output:
+        config = BaseTrainerConfig(
+            output_dir=output, num_epochs=epochs, learning_rate=1e-3,
+            per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
+        )  # fmt: skip
+        TrainingPipeline(model, config)(train_data=Dynamic(grey), callbacks=[Keeper(model, folder)])
+
+
+if __name__ == "__main__":
+    main()
