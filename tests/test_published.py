@@ -1,7 +1,9 @@
 """The counts benchmark on few cells and few steps: one measure for all its likelihoods, and bounds that are in order."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ FEW = tb.Plan(steps=30, batch_size=64)
 
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch):
+def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The benchmark as a module; it and what it imports beside itself are let go of afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(PUBLISHED))
@@ -27,7 +29,7 @@ def counts(monkeypatch: pytest.MonkeyPatch):
     sys.path.remove(str(PUBLISHED.parent / "speed"))
 
 
-def test_log_counts_are_the_masses_of_what_rounds_to_them(counts) -> None:
+def test_log_counts_are_the_masses_of_what_rounds_to_them(counts: ModuleType) -> None:
     from log_counts import LogCounts
 
     loc, scale = np.array([-3.0, 0.0, 0.5, 2.0, 4.0]), np.array([1.5, 0.3, 0.1, 0.8, 0.2])
@@ -42,7 +44,7 @@ def test_log_counts_are_the_masses_of_what_rounds_to_them(counts) -> None:
 
 
 @pytest.mark.data
-def test_bounds_of_all_likelihoods_are_in_order(counts) -> None:
+def test_bounds_of_all_likelihoods_are_in_order(counts: ModuleType) -> None:
     cells = counts.read(seed=0, count=300, held_out=40)
     assert cells.counts.sum(axis=1).min() > 0 and [len(part) for part in cells.parts] == [220, 40, 40]
     test = cells.data.take(cells.parts.test)
