@@ -208,10 +208,9 @@ def main() -> None:
             },
             "differences": compared(scores),
         }
-    if not arguments.only:
-        settings = {"parts": {name: str(part) for name, part in PARTS.items()}, "plan": PLAN.model_dump(mode="json")}
-        settings["likelihoods"] = {method: likelihood.model_dump(mode="json") for method, likelihood in LIKELIHOODS.items()}
-        write("../../published/results/counts", {"seeds": measured, "settings": settings, "rivals": RIVALS, "packages": SCVI})
+    settings = {"parts": {name: str(part) for name, part in PARTS.items()}, "plan": PLAN.model_dump(mode="json")}
+    settings["likelihoods"] = {method: likelihood.model_dump(mode="json") for method, likelihood in LIKELIHOODS.items()}
+    write("../../published/results/counts", {"seeds": measured, "settings": settings, "rivals": RIVALS, "packages": SCVI})
 
 
 if __name__ == "__main__":
