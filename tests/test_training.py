@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import tightbound as tb
 from tightbound.errors import DataError, FormatError, TrainingError
-from tightbound.model import Model, to_arrays
+from tightbound.model import Model, to_arrays, trainable
 from tightbound.training import loop
 from tightbound.training.adam import scale_by_adam
 from tightbound.training.loop import Trainer, epoch_order, stream
+from tightbound.training.muon import scale_by_muon_or_adam
 from tightbound.training.packing import Packing
 
 SMALL = tb.MLP(hidden=(4,), activation="tanh")
@@ -95,6 +96,42 @@ def test_neither_calls_nor_a_resume_change_a_bit(monkeypatch: pytest.MonkeyPatch
     rest = last(data, plan, validation=held, resume=saved)
     assert weights(rest.model) == weights(whole.model)
     assert rest.best_step == whole.best_step and rest.validation_elbo == whole.validation_elbo
+
+
+@pytest.mark.parametrize("optimiser", ["adamax", "muon"])
+def test_every_optimiser_trains_and_resumes_to_the_bit(optimiser: str) -> None:
+    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, learning_rate=0.02, optimiser=optimiser)
+    trainer = Trainer(model_for(data), tb.ELBO(), data, plan, held)
+    saved = next(trainer.checkpoint() for progress in trainer.run() if progress.records)
+    whole = last(data, plan, validation=held)
+    assert weights(last(data, plan, validation=held, resume=saved).model) == weights(whole.model)
+    assert weights(whole.model) != weights(last(data, plan.replace(optimiser="adamw"), validation=held).model)
+    untrained = last(data, plan.replace(learning_rate=1e-9), validation=held).validation_elbo
+    assert whole.validation_elbo is not None and untrained is not None and whole.validation_elbo > untrained
+
+
+def test_muon_turns_the_matrices_of_the_networks_and_no_other() -> None:
+    """Each matrix takes the library's direction by itself; the pseudo-inputs of a prior are points, and take Adam's."""
+    spec = tb.VAE(
+        sites=SITES, latent=2, encoder=SMALL, decoder=SMALL, prior=tb.VampPrior(components=5), likelihood=tb.Gaussian()
+    )  # fmt: skip
+    trained, _ = trainable(spec.build(jax.random.key(0), rows(30).statistics()))
+    gradient = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape), trained)
+    transform = scale_by_muon_or_adam(jnp.float32(0.9), jnp.float32(0.999))
+    found = to_arrays(transform.update(gradient, transform.init(trained), trained)[0])
+    adam = scale_by_adam(jnp.float32(0.9), jnp.float32(0.999))
+    entrywise = to_arrays(adam.update(gradient, adam.init(trained), trained)[0])
+    turned = []
+    for name, array in to_arrays(gradient).items():
+        if name.startswith(("encoder", "decoder")) and array.ndim == 2:
+            library = optax.contrib.muon(-1.0, beta=0.9, consistent_rms=0.2)
+            np.testing.assert_allclose(found[name], library.update(array, library.init(array), array)[0], rtol=1e-4, atol=1e-6)
+            spectrum = np.linalg.svd(found[name], compute_uv=False) / (0.2 * max(array.shape) ** 0.5)
+            assert np.all((spectrum > 0.3) & (spectrum < 1.3)), "Newton–Schulz leaves singular values near one"
+            turned.append(name)
+        else:
+            np.testing.assert_array_equal(found[name], entrywise[name])
+    assert len(turned) == 4
 
 
 def test_a_checkpoint_of_another_run_is_refused() -> None:

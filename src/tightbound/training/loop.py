@@ -25,8 +25,8 @@ from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
 from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
-from tightbound.training.packing import Packed, Packing
-from tightbound.training.plan import Plan, Rates
+from tightbound.training.packing import Loose, Packed, Packing
+from tightbound.training.plan import ENTRYWISE, Optimiser, Plan, Rates
 
 __all__ = ["Progress", "Record", "State", "Trainer", "train"]
 
@@ -146,7 +146,7 @@ class Trainer:
         self.validation = place(validation) if validation is not None and len(validation.x) else None
         self.validation_count = len(validation.x) if validation is not None else 0
         trained, self.rest = trainable(model)
-        self.state = _begin(trained, self.rates)
+        self.state = _begin(trained, self.rates, plan.optimiser)
         self.best = trained
         self.marks = Marks()
         self.pending = np.empty((0, len(StepRecord._fields)))
@@ -209,7 +209,7 @@ class Trainer:
     def _advance(self, steps: int) -> None:
         order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
         order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
-        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates)
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.optimiser)
         self.state, log = _run(self.state, self.rest, self.objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
@@ -333,9 +333,9 @@ def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarr
 
 
 @eqx.filter_jit
-def _begin(trained: Model, rates: Rates) -> State:
+def _begin(trained: Model, rates: Rates, optimiser: Optimiser) -> State:
     zero = jnp.int32(0)
-    return State(trained, rates.optimiser(rates.peak).init(trained), trained, zero, zero, zero)
+    return State(trained, rates.descent(optimiser, rates.peak).init(trained), trained, zero, zero, zero)
 
 
 class Pace(NamedTuple):
@@ -351,18 +351,27 @@ class Pace(NamedTuple):
 
 @eqx.filter_jit
 def _run(
-    state: State, rest: Model, objective: Objective, rows: Rows, order: Array, steps: Array, key: Array, rates: Rates
+    state: State,
+    rest: Model,
+    objective: Objective,
+    rows: Rows,
+    order: Array,
+    steps: Array,
+    key: Array,
+    rates: Rates,
+    optimiser: Optimiser,
 ) -> tuple[State, Float[Array, "C 7"]]:
     """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite.
 
     A step is many small operations around a few products, and each of them costs a microsecond or two beside its work.
-    So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined.
+    So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined
+    when the optimiser works entry by entry.
     """
     first = state.step
     numbers = first + jnp.arange(CHUNK)
     keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
     paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
-    packing = Packing(state.trained)
+    packing = Packing(state.trained) if optimiser in ENTRYWISE else Loose()
 
     def unfinished(carry: tuple[State, Array]) -> Array:
         return (carry[0].step - first < steps) & (carry[0].skipped_in_row < GIVE_UP_AFTER)
@@ -371,7 +380,7 @@ def _run(
         state, log = carry
         position = state.step - first
         pace = jax.tree.map(lambda column: column[position], paces)
-        state, record = _step(state, rest, objective, rows, pace, rates, packing)
+        state, record = _step(state, rest, objective, rows, pace, rates, optimiser, packing)
         return state, log.at[position].set(jnp.stack(record))
 
     log = jnp.zeros((CHUNK, len(StepRecord._fields)))
@@ -389,7 +398,14 @@ def _each(kind: type, change: Callable[[Any], Any], state: State) -> State:
 
 
 def _step(
-    state: State, rest: Model, objective: Objective, rows: Rows, pace: Pace, rates: Rates, packing: Packing
+    state: State,
+    rest: Model,
+    objective: Objective,
+    rows: Rows,
+    pace: Pace,
+    rates: Rates,
+    optimiser: Optimiser,
+    packing: Packing | Loose,
 ) -> tuple[State, StepRecord]:
     """Make one step of a packed state."""
     batch = rows.batch(pace.rows, pace.data_key)
@@ -409,26 +425,24 @@ def _step(
     length = jnp.sqrt(sum(squares))
     finite = jnp.isfinite(length)
 
-    def descend(kept: tuple[Packed, optax.OptState, Packed]) -> tuple[Packed, optax.OptState, Packed]:
-        trained, optimiser, average = kept
+    def descend(kept: tuple[Any, optax.OptState, Any]) -> tuple[Any, optax.OptState, Any]:
+        trained, memory, average = kept
         shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
         shortened = jax.tree.map(lambda g: g * shorten, gradient)
-        updates, optimiser = rates.optimiser(pace.learning_rate).update(shortened, optimiser, trained)
+        updates, memory = rates.descent(optimiser, pace.learning_rate).update(shortened, memory, trained)
         trained = optax.apply_updates(trained, updates)
-        return trained, optimiser, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
+        return trained, memory, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
 
-    def blend(kept: tuple[Packed, Packed]) -> Packed:
+    def blend(kept: tuple[Any, Any]) -> Any:
         decay = pace.averaging
         return jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, *kept)
 
     # A step without a finite gradient leaves everything as it was, but is counted. It is a branch, and not a choice
     # between the old arrays and the new, because only then are the new ones written over the old.
     kept = (state.trained, state.optimiser, state.average)
-    trained, optimiser, average = jax.lax.cond(finite, descend, lambda kept: kept, kept)
+    trained, memory, average = jax.lax.cond(finite, descend, lambda kept: kept, kept)
     skipped = 1 - finite.astype(jnp.int32)
-    following = State(
-        trained, optimiser, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped
-    )
+    following = State(trained, memory, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped)
     terms = result.terms
     return following, StepRecord(
         result.value, terms.bound, terms.reconstruction, jnp.sum(terms.kl), result.beta, pace.learning_rate,
