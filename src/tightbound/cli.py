@@ -127,6 +127,7 @@ _FLAGS = {
     "free_bits": ("objective.free_bits",),
     "k": ("objective.k",),
     "gradient": ("objective.gradient",),
+    "then": ("objective.then",),
     "epochs": ("plan.epochs",),
     "steps": ("plan.steps",),
     "batch_size": ("plan.batch_size",),
@@ -227,6 +228,14 @@ def fit(
     free_bits: Annotated[float | None, _option("Nats per latent that the KL may keep.", panel=OBJECTIVE)] = None,
     k: Annotated[int | None, _option("Draws per row of the IWAE.", "--k", "-k", panel=OBJECTIVE)] = None,
     gradient: Annotated[str | None, _option("pathwise, stl (elbo) or dreg (iwae).", panel=OBJECTIVE, metavar="NAME")] = None,
+    then: Annotated[
+        str | None,
+        _option(
+            "Objective of the last part of the run, such as iwae,k=5,gradient=dreg,share=0.2.",
+            panel=OBJECTIVE,
+            metavar="NAME,…",
+        ),
+    ] = None,
     epochs: Annotated[int | None, _option("Length in epochs.", panel=TRAINING)] = None,
     steps: Annotated[int | None, _option("Length in steps.", panel=TRAINING)] = None,
     batch_size: Annotated[int | None, _option("Rows per step.", panel=TRAINING)] = None,
@@ -295,9 +304,20 @@ def _tables(flags: dict[str, Any]) -> dict[str, Any]:
     for name in ("hidden", "channels", "resize", "shape"):
         if name in flags:
             flags[name] = _whole_numbers(name, flags[name])
+    if "then" in flags:
+        flags["then"] = _objective(flags["then"])
     if flags.get("label") == "":
         del flags["label"]
     return {path: value for name, value in flags.items() for path in _FLAGS[name]}
+
+
+def _objective(text: str) -> dict[str, Any]:
+    """Return the fields of an objective that is written NAME,FIELD=VALUE,…."""
+    kind, *fields = (word.strip() for word in text.split(","))
+    pairs = [field.partition("=") for field in fields]
+    if not kind or "=" in kind or not all(name and equals for name, equals, _ in pairs):
+        raise SpecError("--then", (("", f"expected NAME,FIELD=VALUE,… such as iwae,k=5,share=0.2, got '{text}'"),))
+    return {"kind": kind} | {name.strip(): _part("settings").toml_value(value.strip()) for name, _, value in pairs}
 
 
 def _whole_numbers(name: str, text: str) -> list[int]:
@@ -646,7 +666,8 @@ def _facts(stored: Any) -> list[tuple[str, str]]:
 
 
 def _one_line(fields: dict[str, Any]) -> str:
-    inside = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "kind")
+    said = {name: value for name, value in fields.items() if name != "kind" and value is not None}
+    inside = ", ".join(f"{name}={_one_line(value) if isinstance(value, dict) else value}" for name, value in said.items())
     return f"{fields['kind']}({inside})"
 
 
@@ -888,6 +909,6 @@ def _latest(progress: Any) -> str:
     latest = progress.latest
     validation = "" if progress.validation_elbo is None else f"  validation {progress.validation_elbo:.2f}"
     return (
-        f"ELBO {latest.bound:.2f}{validation}  reconstruction {latest.reconstruction:.2f}  KL {latest.kl:.2f}  "
+        f"bound {latest.bound:.2f}{validation}  reconstruction {latest.reconstruction:.2f}  KL {latest.kl:.2f}  "
         f"{progress.examples_per_second:,.0f} examples/s"
     )

@@ -278,6 +278,8 @@ def _objective(table: Tables) -> ObjectiveSpec:
     kind = fields.pop("kind", "elbo")
     if kind not in _OBJECTIVES:
         raise SpecError("[objective]", (("kind", f"unknown kind '{kind}' (allowed: {', '.join(_OBJECTIVES)})"),))
+    if isinstance(fields.get("then"), str):
+        fields["then"] = {"kind": fields["then"]}
     return _OBJECTIVES[kind](**fields)
 
 
@@ -406,7 +408,14 @@ def template() -> str:
         default = VAE.model_fields[role].default
         shown = default if isinstance(default, Spec) else None
         lines += [*_choice(f"model.{role}", shown, _alternatives(VAE, role)), ""]
-    lines += [*_choice("objective", ELBO(), tuple(_OBJECTIVES.values())), ""]
+    choice = _choice("objective", ELBO(), tuple(_OBJECTIVES.values()))
+    lines += [line for line in choice if line not in ("# share = …", "# then = …")]
+    lines += [
+        "# [objective.then]  the objective of the last part of the run, if another",
+        '# kind = "iwae"',
+        "# share = 0.2",
+        "",
+    ]
     lines += ["[plan]", *_fields(Plan(), explain=True), "", "[data]", *_fields(DataOptions(), explain=True), ""]
     decay = next(line for line in lines if line.startswith("weight_decay"))
     lines[lines.index(decay)] = "# weight_decay = …  (left out: 0.05 / (learning_rate √steps))"

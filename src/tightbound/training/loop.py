@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
-from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
+from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms, phases
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
 from tightbound.training.packing import Loose, Packed, Packing
 from tightbound.training.plan import ENTRYWISE, Optimiser, Plan, Rates
@@ -64,7 +65,10 @@ class StepRecord(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The mean of the step records over consecutive steps, nats per example, up to and including ``step``."""
+    """The mean of the step records over consecutive steps of one phase, nats per example, up to and including ``step``.
+
+    ``bound`` is the lower bound that the objective of that phase gives, ``beta`` the weight of the KL that was used.
+    """
 
     step: int
     epoch: float
@@ -76,6 +80,7 @@ class Record(NamedTuple):
     learning_rate: float
     skipped: int
     validation_elbo: float | None = None
+    phase: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def train(
     """Train a model and yield a :class:`Progress` after every compiled call; the last one holds the result.
 
     ``resume`` is a checkpoint, as :meth:`Trainer.checkpoint` gave it in a run with the same arguments: the rest of the
-    run is then bit-identical to one that was never interrupted, on the same kind of machine. Raises
+    run is then bit-identical to one that was never interrupted, on the same kind of machine. Where the objective names
+    another that follows, the run has phases, and every record says which it is of. Raises
     :class:`~tightbound.errors.DataError` when the data does not fit the model, and
     :class:`~tightbound.errors.TrainingError` when gradients stay non-finite.
     """
@@ -140,7 +146,9 @@ class Trainer:
         self.interval = plan.evaluation_interval(count)
         self.record_every = max(1, math.ceil(self.total / RECORDS))
         self.rates = plan.rates(count)
-        self.objective = objective.build()
+        self.phases = phases(objective, self.total)
+        self.starts = [phase.start for phase in self.phases]
+        self.objectives = [phase.objective.build() for phase in self.phases]
         self.rows = place(data)
         self.key = run_key(plan.seed)
         self.validation = place(validation) if validation is not None and len(validation.x) else None
@@ -169,9 +177,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is fulfilled or early stopping has stopped the run."""
-        patience = self.plan.patience
-        return self.marks.step >= self.total or (patience is not None and self.marks.since_best >= patience)
+        """Whether the plan is fulfilled or early stopping has stopped the run, which it does in the last phase only."""
+        patience, last = self.plan.patience, self.marks.judged_phase == len(self.phases) - 1
+        return self.marks.step >= self.total or (patience is not None and last and self.marks.since_best >= patience)
 
     def model(self) -> Model:
         """Return the model that the run would hand over now."""
@@ -198,10 +206,15 @@ class Trainer:
     def _current(self) -> Model:
         return self.state.average if self.plan.average else self.state.trained
 
+    def _phase(self, step: int) -> int:
+        """Return the number of the phase in which a step is made, steps being counted from 0."""
+        return bisect_right(self.starts, step) - 1
+
     def _call_length(self, wanted: int) -> int:
-        """Return the length of the next call, which ends at an evaluation, or at a record if it reaches one."""
+        """Return the length of the next call, which ends at an evaluation or phase, or at a record if it reaches one."""
         step = self.marks.step
-        event = self.total if self.validation is None else min(self.total, step + self.interval - step % self.interval)
+        event = [*self.starts, self.total][self._phase(step) + 1]
+        event = event if self.validation is None else min(event, step + self.interval - step % self.interval)
         last = min(step + min(wanted, CHUNK), event)
         whole = last - last % self.record_every
         return (whole if step < whole and last < event else last) - step
@@ -210,7 +223,8 @@ class Trainer:
         order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
         order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
         inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.optimiser)
-        self.state, log = _run(self.state, self.rest, self.objective, self.rows, *inputs)
+        objective = self.objectives[self._phase(self.marks.step)]
+        self.state, log = _run(self.state, self.rest, objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
             raise TrainingError(self._post_mortem(order))
@@ -220,7 +234,7 @@ class Trainer:
         """Return the mean of the latest steps, and the records that the latest call has completed."""
         step, started = self.marks.step, self.marks.step - len(self.pending)
         ends = [end for end in range(started + 1, step + 1) if end % self.record_every == 0]
-        if self.finished or self.marks.evaluated_step == step:
+        if self.finished or self.marks.evaluated_step == step or step in self.starts:
             ends = sorted({*ends, step})
         if not ends:
             return self._mean(started, step), ()
@@ -238,36 +252,49 @@ class Trainer:
         skipped = int(self.state.skipped) - int(np.sum(later[:, -1] == 0))
         evaluated = marks.validation_elbo if marks.evaluated_step == end else None
         epoch = end * self.batch / self.count
-        return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
+        return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated, self._phase(end - 1))
 
     def _evaluate_when_due(self) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
 
         Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
-        with β < 1 would be cut short as soon as it learns what it was asked for.
+        with β < 1 would be cut short as soon as it learns what it was asked for. A new phase begins anew. Where there are
+        several, each is judged by its own bound: fine-tuning by an IWAE makes the ELBO worse, and is meant to.
         """
         rows, current, marks = self.validation, self._current(), self.marks
-        if rows is None or (marks.step % self.interval and marks.step < self.total):
+        due = marks.step % self.interval == 0 or marks.step in (*self.starts, self.total)
+        if rows is None or not due:
             return
-        objective, model = ELBO().build(), merge(current, self.rest)
-        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
-        parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
-        each = over_blocks(_evaluate_block, parts, model, objective, key)
-        means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
-        terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
-        marks.validation_elbo, marks.evaluated_step = float(means[-1]), marks.step
-        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
+        phase, model = self._phase(marks.step - 1), merge(current, self.rest)
+        terms, marks.validation_elbo = self._judged(ELBO().build(), model, rows)
+        marks.evaluated_step = marks.step
+        judge = self.phases[phase].objective.judge() if len(self.phases) > 1 else None
+        if judge is not None:
+            terms, _ = self._judged(judge, model, rows)
+        last = jnp.int32(self.total)
+        weighted = -float(_value(self.objectives[phase], terms, last, model.spec.latent / terms.kl.size))
+        if phase != marks.judged_phase:
+            marks.judged_phase, marks.best_step, marks.since_best = phase, None, 0
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
             marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
             marks.best_step, marks.since_best = marks.step, 0
             self.best = current
 
+    def _judged(self, objective: Objective, model: Model, rows: Rows) -> tuple[Terms, float]:
+        """Return the mean of an objective's terms over the validation rows, and that of its bound in full precision."""
+        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
+        parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
+        each = over_blocks(_evaluate_block, parts, model, objective, key)
+        means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
+        return Terms(*(jnp.asarray(mean, jnp.float32) for mean in means)), float(means[-1])
+
     def _post_mortem(self, order: np.ndarray) -> str:
         step = int(self.state.step)
         index = order[step - self.marks.step - 1]
         model = merge(self.state.trained, self.rest)
-        terms = _examine(model, self.objective, self.rows, index, step_key(self.key, step - 1))
+        objective = self.objectives[self._phase(self.marks.step)]
+        terms = _examine(model, objective, self.rows, index, step_key(self.key, step - 1))
         parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])
         bad = ~np.isfinite(parts[index >= 0])
         rows = np.unique(index[index >= 0][bad.any(axis=1)])
@@ -298,6 +325,7 @@ class Marks:
     best_elbo: float = -math.inf
     best_weighted_elbo: float = -math.inf
     since_best: int = 0
+    judged_phase: int = 0  # of the latest evaluation
 
     @classmethod
     def read(cls, numbers: dict[str, float]) -> Marks:
