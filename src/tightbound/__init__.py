@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
     from tightbound.priors import FlowPrior, StandardNormal, TrainedMixture, VampPrior
+    from tightbound.recipes import Recipe, recipe
     from tightbound.report.page import write_report
     from tightbound.rows import Row
     from tightbound.schema import Part, Sites, Statistics
@@ -112,6 +113,7 @@ __all__ = [
     "PosteriorDraws",
     "Progress",
     "Proposal",
+    "Recipe",
     "Row",
     "Run",
     "Scores",
@@ -159,6 +161,7 @@ __all__ = [
     "posterior_grid",
     "read_run",
     "read_table",
+    "recipe",
     "reconstruct",
     "sample",
     "save_model",
@@ -205,6 +208,7 @@ _HOMES = {
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FlowPosterior FullGaussian",
     "priors": "FlowPrior StandardNormal TrainedMixture VampPrior",
+    "recipes": "Recipe recipe",
     "report.page": "write_report",
     "rows": "Row",
     "schema": "Part Sites Statistics",

@@ -1,4 +1,4 @@
-"""The terminal face: fit, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score, schema, info.
+"""The terminal face: fit, recipes, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score and others.
 
 Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
 """
@@ -186,6 +186,10 @@ def fit(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", metavar="RUN", show_default=False)],
+    recipe: Annotated[
+        str | None,
+        _option("Start from a model, objective and plan that have a name; 'recipes' lists them.", "--recipe", metavar="NAME"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; other flags as they were.")] = False,
     spec: Annotated[
         Path | None,
@@ -272,7 +276,9 @@ def fit(
     tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
     tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
     trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
-    settings = settings_of.from_tables(tables, data, trusted, None if schema is None else settings_of.read_schema(schema))
+    columns = None if schema is None else settings_of.read_schema(schema)
+    named = None if recipe is None else _part("recipes").recipe(recipe)
+    settings = settings_of.from_tables(tables, data, trusted, columns, named)
     face = _JsonFace() if as_json else _PeopleFace()
     face.introduce(settings)
     fitting = _part("fitting")
@@ -623,6 +629,24 @@ def info(
         face.model(stored.spec, stored.summary["parameters"])
         face.table("run", _facts(stored))
         face.numbers(stored.summary)
+
+
+@_command
+def recipes(as_json: Json = False) -> None:
+    """List what 'fit --recipe' starts from: models, objectives and plans with the figures that they reached."""
+    known = _part("recipes").RECIPES.values()
+    if as_json:
+        for one in known:
+            print(json.dumps(one.as_dict(), ensure_ascii=False))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("name", "what it is", "published", "reached here"):
+        table.add_column(title, overflow="fold")
+    for one in known:
+        reached = "not measured yet" if one.reached is None else f"{one.reached}\n{one.reached.source}"
+        what, published = f"{one.description}\n{one.published.quantity}", f"{one.published}\n{one.published.source}"
+        table.add_row(*map(Text, (one.name, what, published, reached)))
+    _PeopleFace().console.print(table)
 
 
 def _table_for(run: Path, data: str, out: Path) -> tuple[Any, Any, Any, Any]:

@@ -21,6 +21,7 @@ from tightbound.errors import DataError, SpecError
 from tightbound.holdout import data_digest, held_out, subject
 from tightbound.model import VAE, Model, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
+from tightbound.recipes import Recipe
 from tightbound.schema import Kind, Sites
 from tightbound.spec import Custom, Spec
 from tightbound.store import Run, require_trust
@@ -125,18 +126,27 @@ class Settings(NamedTuple):
     data: Dataset
 
 
-def from_tables(tables: Tables, source: Any, trust: Sequence[str] = (), columns: Tables | None = None) -> Settings:
+def from_tables(
+    tables: Tables, source: Any, trust: Sequence[str] = (), columns: Tables | None = None, recipe: Recipe | None = None
+) -> Settings:
     """Return what the tables describe, with the data read from ``source`` and defaults that fit the data.
 
-    ``columns`` overrules what the columns of a table are taken for, as :func:`read_schema` gives it.
+    ``columns`` overrules what the columns of a table are taken for, as :func:`read_schema` gives it. What the tables leave out
+    is taken from a ``recipe`` first.
     Raises :class:`~tightbound.errors.SpecError` for unknown names, with the allowed ones listed, and
     :class:`~tightbound.errors.UntrustedError` for code of the user's own that is not in ``trust``.
     """
     _require_known(tables, "spec")
+    tables = tables if recipe is None else merge(recipe.tables(), tables)
     options = DataOptions(**tables.get("data", {}))
     objective = _objective(tables.get("objective", {}))
     given = Plan(**tables.get("plan", {}))
     data, known = options.load(source, given.seed, columns)
+    if recipe is not None:
+        if recipe.binarise is not None and data.sites.kind == "levels":
+            known = known.replace(binarise=recipe.binarise)
+            data = data.with_binarisation(recipe.binarise, given.seed)
+        recipe.require(data.sites)
     spec = _spec(data.sites, tables.get("model", {}))
     require_trust(spec, trust)
     spec.check()
