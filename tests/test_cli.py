@@ -189,6 +189,24 @@ def test_flags_win_over_the_file_and_set_reaches_every_field(tmp_path: Path) -> 
     assert (run.training["plan"]["steps"], run.training["plan"]["epochs"], run.training["plan"]["seed"]) == (2, None, 4)
 
 
+def test_a_run_in_phases_from_flags_or_from_a_file_is_the_same_run(tmp_path: Path) -> None:
+    data = table(tmp_path / "table.csv")
+    flags = [*fit_flags(), "--no-pictures", "--beta", "0.5"]
+    outcome = call("fit", data, "--out", tmp_path / "flags", *flags, "--then", "iwae,k=3,gradient=dreg,share=0.25")
+    assert outcome.code == 0, outcome.err
+    assert "then=iwae(share=0.25, k=3, gradient=dreg)" in outcome.out and "warning: trained with β" not in outcome.out
+    run = tb.read_run(tmp_path / "flags")
+    assert [record["phase"] for record in run.metrics()] == [0] * 30 + [1] * 10
+    assert {record["beta"] for record in run.metrics()} == {0.5, 1.0}
+    (tmp_path / "spec.toml").write_text(call("info", tmp_path / "flags", "--spec").out)
+    outcome = call("fit", data, "--out", tmp_path / "file", *fit_flags(), "--no-pictures", "--spec", tmp_path / "spec.toml")
+    assert outcome.code == 0 and sha256(tmp_path / "file") == sha256(tmp_path / "flags")
+    outcome = call("fit", data, "--out", tmp_path / "wrong", "--then", "k=3")
+    assert outcome.code == 2 and "expected NAME,FIELD=VALUE" in outcome.err
+    outcome = call("fit", data, "--out", tmp_path / "wrong", "--then", "iwea")
+    assert outcome.code == 2 and "then: unknown kind 'iwea' (allowed: elbo, iwae)" in outcome.err
+
+
 def test_images_binarised_as_they_are_drawn(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", levels)

@@ -152,6 +152,15 @@ ILLNESSES: dict[str, tuple[str, Callable[[Subject], Subject], str]] = {
     "last weight below β": (
         "TB010", lambda s: renewed(s, objective={"beta": 4.0, "warmup": 500}), "reached 1 of 4",
     ),
+    "warm-up longer than its phase": (
+        "TB010",
+        lambda s: renewed(
+            s,
+            objective={"beta": 1.0, "warmup": 800, "then": {"kind": "iwae", "share": 0.5}},
+            records=records(beta=lambda i: 1.0 if i > 50 else i / 80, phase=lambda i: int(i > 50)),
+        ),
+        "of which 5[01]0 were made",
+    ),
     "half of the components far away": ("TB011", lambda s: with_mixture(s, far=4), "4 of 8 components"),
     "steps skipped on the floor": ("TB012", ill_noise, "noise scale on its floor"),
     "steps skipped as the loss ran away": (

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tightbound as tb
-from tightbound.errors import DataError, FormatError, TrainingError
-from tightbound.model import Model, to_arrays
+from tightbound.errors import DataError, FormatError, SpecError, TrainingError
+from tightbound.model import Model, merge, to_arrays, trainable
 from tightbound.training import loop
 from tightbound.training.adam import scale_by_adam
 from tightbound.training.loop import Trainer, epoch_order, stream
+from tightbound.training.muon import scale_by_muon_or_adam
 from tightbound.training.packing import Packing
 
 SMALL = tb.MLP(hidden=(4,), activation="tanh")
@@ -95,6 +96,103 @@ def test_neither_calls_nor_a_resume_change_a_bit(monkeypatch: pytest.MonkeyPatch
     rest = last(data, plan, validation=held, resume=saved)
     assert weights(rest.model) == weights(whole.model)
     assert rest.best_step == whole.best_step and rest.validation_elbo == whole.validation_elbo
+
+
+@pytest.mark.parametrize("optimiser", ["adamax", "muon"])
+def test_every_optimiser_trains_and_resumes_to_the_bit(optimiser: str) -> None:
+    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, learning_rate=0.02, optimiser=optimiser)
+    trainer = Trainer(model_for(data), tb.ELBO(), data, plan, held)
+    saved = next(trainer.checkpoint() for progress in trainer.run() if progress.records)
+    whole = last(data, plan, validation=held)
+    assert weights(last(data, plan, validation=held, resume=saved).model) == weights(whole.model)
+    assert weights(whole.model) != weights(last(data, plan.replace(optimiser="adamw"), validation=held).model)
+    untrained = last(data, plan.replace(learning_rate=1e-9), validation=held).validation_elbo
+    assert whole.validation_elbo is not None and untrained is not None and whole.validation_elbo > untrained
+
+
+def test_muon_turns_the_matrices_of_the_networks_and_no_other() -> None:
+    """Each matrix takes the library's direction by itself; the pseudo-inputs of a prior are points, and take Adam's."""
+    spec = tb.VAE(
+        sites=SITES, latent=2, encoder=SMALL, decoder=SMALL, prior=tb.VampPrior(components=5), likelihood=tb.Gaussian()
+    )  # fmt: skip
+    trained, _ = trainable(spec.build(jax.random.key(0), rows(30).statistics()))
+    gradient = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape), trained)
+    transform = scale_by_muon_or_adam(jnp.float32(0.9), jnp.float32(0.999))
+    found = to_arrays(transform.update(gradient, transform.init(trained), trained)[0])
+    adam = scale_by_adam(jnp.float32(0.9), jnp.float32(0.999))
+    entrywise = to_arrays(adam.update(gradient, adam.init(trained), trained)[0])
+    turned = []
+    for name, array in to_arrays(gradient).items():
+        if name.startswith(("encoder", "decoder")) and array.ndim == 2:
+            library = optax.contrib.muon(-1.0, beta=0.9, consistent_rms=0.2)
+            np.testing.assert_allclose(found[name], library.update(array, library.init(array), array)[0], rtol=1e-4, atol=1e-6)
+            spectrum = np.linalg.svd(found[name], compute_uv=False) / (0.2 * max(array.shape) ** 0.5)
+            assert np.all((spectrum > 0.3) & (spectrum < 1.3)), "Newton–Schulz leaves singular values near one"
+            turned.append(name)
+        else:
+            np.testing.assert_array_equal(found[name], entrywise[name])
+    assert len(turned) == 4
+
+
+FINE_TUNED = tb.ELBO(beta=0.5, warmup=10, then=tb.IWAE(k=3, gradient="dreg", share=0.3))
+
+
+def test_a_run_in_phases_is_the_first_run_continued_under_the_second_objective() -> None:
+    data, plan = rows(70), tb.Plan(steps=40, batch_size=32, learning_rate=0.02)
+    plain = tb.ELBO(beta=0.5, warmup=10)
+    first, whole = (Trainer(model_for(data), objective, data, plan) for objective in (plain, FINE_TUNED))
+    records = [record for progress in whole.run() for record in progress.records]
+    assert [record.phase for record in records] == [0] * 28 + [1] * 12
+    np.testing.assert_allclose([r.beta for r in records], [0.5 * min(1, step / 10) for step in range(28)] + [1.0] * 12)
+    alone = [record for progress in first.run() for record in progress.records]
+    assert records[:28] == alone[:28] and records[28] != alone[28]
+    assert all(record.loss == -record.bound for record in records[28:])
+
+
+def test_a_run_resumes_to_the_bit_in_every_phase_and_keeps_the_best_weights_of_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, learning_rate=0.02, evaluate_every=7, patience=2)
+    run = {"validation": held}
+    *_, whole = tb.train(model_for(data), FINE_TUNED, data, plan, **run)
+    assert whole.best_step is not None and whole.best_step > 28
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
+    trainer, saved = Trainer(model_for(data), FINE_TUNED, data, plan, held), {}
+    for progress in trainer.run():
+        saved[progress.step] = trainer.checkpoint()
+    for step in (20, 28, 31):
+        *_, rest = tb.train(model_for(data), FINE_TUNED, data, plan, resume=saved[step], **run)
+        assert weights(rest.model) == weights(whole.model) and rest.best_step == whole.best_step, step
+
+
+def test_weights_of_a_phase_are_judged_by_its_own_bound() -> None:
+    """By the ELBO the first weights of fine-tuning would be the best: an IWAE with many draws gives it up for its bound."""
+    data, held, plan = rows(200), rows(200, 1), tb.Plan(steps=800, batch_size=100, learning_rate=0.02, evaluate_every=40)
+    tuned = tb.ELBO(then=tb.IWAE(k=50, share=0.5))
+    trainer = Trainer(model_for(data), tuned, data, plan, held)
+    trail = []
+    for _ in trainer.run():
+        terms, _ = trainer._judged(tb.IWAE(k=50).build(), merge(trainer.state.average, trainer.rest), trainer.validation)
+        if trainer.marks.evaluated_step == trainer.marks.step > 400:
+            trail.append((float(terms.bound), trainer.marks.step))
+    assert max(trail)[1] == trainer.marks.best_step
+
+
+@pytest.mark.parametrize(
+    ("objective", "steps", "words"),
+    [
+        (tb.IWAE(share=0.2), 10, "share: is for an objective that follows"),
+        (FINE_TUNED, 1, "2 phases of these shares need a longer run than 1 steps"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused(objective: tb.ELBO, steps: int, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        tb.train(model_for(rows(10)), objective, rows(10), tb.Plan(steps=steps))
+
+
+def test_shares_leave_something_for_the_first_objective() -> None:
+    with pytest.raises(SpecError, match=r"take 0\.5 \+ 0\.5 of the run"):
+        tb.ELBO(then=tb.ELBO(share=0.5, then=tb.IWAE(share=0.5)))
 
 
 def test_a_checkpoint_of_another_run_is_refused() -> None:

@@ -20,25 +20,11 @@ import jax
 import numpy as np
 
 import tightbound as tb
+from tightbound.recipes import RECIPES
 from tightbound.store import environment
 
 RESULTS = Path(__file__).parent / "results"
-GATED = tb.MLP(hidden=(300, 300), gated=True)
-
-RECIPES: dict[str, tuple[dict[str, object], tb.ELBO | tb.IWAE, tb.Plan]] = {
-    # The published counterpart: the VAE of the importance-weighted autoencoder paper, one stochastic layer, 86.76.
-    "normal": (
-        {"latent": 50, "prior": tb.StandardNormal(), "encoder": GATED, "decoder": GATED},
-        tb.ELBO(),
-        tb.Plan(epochs=180, batch_size=160, learning_rate=2e-3, weight_decay=0.02, evaluate_every=2000),
-    ),
-    # That paper's IWAE with k = 50, one stochastic layer, 84.78.
-    "vamp": (
-        {"latent": 50, "prior": tb.VampPrior(components=500), "encoder": GATED, "decoder": GATED},
-        tb.ELBO(),
-        tb.Plan(epochs=90, batch_size=250, learning_rate=2e-3, evaluate_every=1000),
-    ),
-}
+PREFIX = "mnist-"  # of the recipes that are meant: `tightbound recipes` shows them
 
 
 def images() -> tuple[tb.Dataset, tb.Dataset, tb.Dataset]:
@@ -58,7 +44,7 @@ def images() -> tuple[tb.Dataset, tb.Dataset, tb.Dataset]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("recipe", choices=[name.removeprefix(PREFIX) for name in RECIPES if name.startswith(PREFIX)])
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--plan", default="{}", help="changes of the plan, as JSON")
     parser.add_argument("--parts", default="{}", help="changes of the model, as JSON")
@@ -66,8 +52,9 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--name", help="of the result files; the recipe's by default")
     arguments = parser.parse_args()
-    parts, objective, plan = RECIPES[arguments.recipe]
-    plan = plan.replace(**json.loads(arguments.plan))
+    recipe = tb.recipe(PREFIX + arguments.recipe)
+    objective = recipe.objective
+    plan = recipe.plan.replace(**json.loads(arguments.plan))
     if arguments.epochs:
         plan = plan.replace(epochs=arguments.epochs)
     RESULTS.mkdir(exist_ok=True)
@@ -79,7 +66,7 @@ def main() -> None:
             print(line, file=log, flush=True)
 
         train, validation, test = images()
-        spec = tb.VAE(sites=train.sites, likelihood=tb.Bernoulli(), **{**parts, **json.loads(arguments.parts)})
+        spec = recipe.spec(train.sites).replace(**json.loads(arguments.parts))
         say(f"{spec.to_json()}\n{objective.to_json()}\n{plan.to_json()}")
         started = time.monotonic()
         model = spec.build(jax.random.key(plan.seed), train.statistics())

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
     from tightbound.priors import FlowPrior, StandardNormal, TrainedMixture, VampPrior
+    from tightbound.recipes import Recipe, recipe
     from tightbound.report.page import write_report
     from tightbound.rows import Row
     from tightbound.schema import Part, Sites, Statistics
@@ -115,6 +116,7 @@ __all__ = [
     "PosteriorDraws",
     "Progress",
     "Proposal",
+    "Recipe",
     "Row",
     "Run",
     "Scores",
@@ -162,6 +164,7 @@ __all__ = [
     "posterior_grid",
     "read_run",
     "read_table",
+    "recipe",
     "reconstruct",
     "sample",
     "save_model",
@@ -209,6 +212,7 @@ _HOMES = {
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FlowPosterior FullGaussian",
     "priors": "FlowPrior StandardNormal TrainedMixture VampPrior",
+    "recipes": "Recipe recipe",
     "report.page": "write_report",
     "rows": "Row",
     "schema": "Part Sites Statistics",

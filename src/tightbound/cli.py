@@ -1,4 +1,4 @@
-"""The terminal face: fit, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score, schema, info.
+"""The terminal face: fit, recipes, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score and others.
 
 Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
 """
@@ -128,9 +128,11 @@ _FLAGS = {
     "free_bits": ("objective.free_bits",),
     "k": ("objective.k",),
     "gradient": ("objective.gradient",),
+    "then": ("objective.then",),
     "epochs": ("plan.epochs",),
     "steps": ("plan.steps",),
     "batch_size": ("plan.batch_size",),
+    "optimiser": ("plan.optimiser",),
     "learning_rate": ("plan.learning_rate",),
     "weight_decay": ("plan.weight_decay",),
     "patience": ("plan.patience",),
@@ -185,6 +187,10 @@ def fit(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", metavar="RUN", show_default=False)],
+    recipe: Annotated[
+        str | None,
+        _option("Start from a model, objective and plan that have a name; 'recipes' lists them.", "--recipe", metavar="NAME"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; other flags as they were.")] = False,
     spec: Annotated[
         Path | None,
@@ -230,9 +236,18 @@ def fit(
     free_bits: Annotated[float | None, _option("Nats per latent that the KL may keep.", panel=OBJECTIVE)] = None,
     k: Annotated[int | None, _option("Draws per row of the IWAE.", "--k", "-k", panel=OBJECTIVE)] = None,
     gradient: Annotated[str | None, _option("pathwise, stl (elbo) or dreg (iwae).", panel=OBJECTIVE, metavar="NAME")] = None,
+    then: Annotated[
+        str | None,
+        _option(
+            "Objective of the last part of the run, such as iwae,k=5,gradient=dreg,share=0.2.",
+            panel=OBJECTIVE,
+            metavar="NAME,…",
+        ),
+    ] = None,
     epochs: Annotated[int | None, _option("Length in epochs.", panel=TRAINING)] = None,
     steps: Annotated[int | None, _option("Length in steps.", panel=TRAINING)] = None,
     batch_size: Annotated[int | None, _option("Rows per step.", panel=TRAINING)] = None,
+    optimiser: Annotated[str | None, _option("adamw, adamax or muon.", panel=TRAINING, metavar="NAME")] = None,
     learning_rate: Annotated[float | None, _option("Peak learning rate.", panel=TRAINING)] = None,
     weight_decay: Annotated[float | None, _option("Decoupled weight decay.", panel=TRAINING)] = None,
     patience: Annotated[int | None, _option("Evaluations without a better one before stopping.", panel=TRAINING)] = None,
@@ -265,7 +280,9 @@ def fit(
     tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
     tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
     trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
-    settings = settings_of.from_tables(tables, data, trusted, None if schema is None else settings_of.read_schema(schema))
+    columns = None if schema is None else settings_of.read_schema(schema)
+    named = None if recipe is None else _part("recipes").recipe(recipe)
+    settings = settings_of.from_tables(tables, data, trusted, columns, named)
     face = _JsonFace() if as_json else _PeopleFace()
     face.introduce(settings)
     fitting = _part("fitting")
@@ -297,9 +314,20 @@ def _tables(flags: dict[str, Any]) -> dict[str, Any]:
     for name in ("latents", "hidden", "channels", "resize", "shape"):
         if name in flags:
             flags[name] = _whole_numbers(name, flags[name])
+    if "then" in flags:
+        flags["then"] = _objective(flags["then"])
     if flags.get("label") == "":
         del flags["label"]
     return {path: value for name, value in flags.items() for path in _FLAGS[name]}
+
+
+def _objective(text: str) -> dict[str, Any]:
+    """Return the fields of an objective that is written NAME,FIELD=VALUE,…."""
+    kind, *fields = (word.strip() for word in text.split(","))
+    pairs = [field.partition("=") for field in fields]
+    if not kind or "=" in kind or not all(name and equals for name, equals, _ in pairs):
+        raise SpecError("--then", (("", f"expected NAME,FIELD=VALUE,… such as iwae,k=5,share=0.2, got '{text}'"),))
+    return {"kind": kind} | {name.strip(): _part("settings").toml_value(value.strip()) for name, _, value in pairs}
 
 
 def _whole_numbers(name: str, text: str) -> list[int]:
@@ -607,6 +635,24 @@ def info(
         face.numbers(stored.summary)
 
 
+@_command
+def recipes(as_json: Json = False) -> None:
+    """List what 'fit --recipe' starts from: models, objectives and plans with the figures that they reached."""
+    known = _part("recipes").RECIPES.values()
+    if as_json:
+        for one in known:
+            print(json.dumps(one.as_dict(), ensure_ascii=False))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("name", "what it is", "published", "reached here"):
+        table.add_column(title, overflow="fold")
+    for one in known:
+        reached = "not measured yet" if one.reached is None else f"{one.reached}\n{one.reached.source}"
+        what, published = f"{one.description}\n{one.published.quantity}", f"{one.published}\n{one.published.source}"
+        table.add_row(*map(Text, (one.name, what, published, reached)))
+    _PeopleFace().console.print(table)
+
+
 def _table_for(run: Path, data: str, out: Path) -> tuple[Any, Any, Any, Any]:
     """Return a run, its schema, the table in a file and its rows, once it is known that the output can be written."""
     files = _part("data.tablefiles")
@@ -648,7 +694,8 @@ def _facts(stored: Any) -> list[tuple[str, str]]:
 
 
 def _one_line(fields: dict[str, Any]) -> str:
-    inside = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "kind")
+    said = {name: value for name, value in fields.items() if name != "kind" and value is not None}
+    inside = ", ".join(f"{name}={_one_line(value) if isinstance(value, dict) else value}" for name, value in said.items())
     return f"{fields['kind']}({inside})"
 
 
@@ -890,6 +937,6 @@ def _latest(progress: Any) -> str:
     latest = progress.latest
     validation = "" if progress.validation_elbo is None else f"  validation {progress.validation_elbo:.2f}"
     return (
-        f"ELBO {latest.bound:.2f}{validation}  reconstruction {latest.reconstruction:.2f}  KL {latest.kl:.2f}  "
+        f"bound {latest.bound:.2f}{validation}  reconstruction {latest.reconstruction:.2f}  KL {latest.kl:.2f}  "
         f"{progress.examples_per_second:,.0f} examples/s"
     )

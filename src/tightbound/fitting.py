@@ -325,6 +325,7 @@ class _Fitting:
             decoded=decode(model, z),
             records=fitted.records,
             part=self.evaluated_on,
+            kept=self.trainer.marks.best_step,
         )
 
     def _warnings(self) -> tuple[str, ...]:
@@ -332,7 +333,7 @@ class _Fitting:
 
 
 def _warn(objective: ObjectiveSpec, evaluated_on: str) -> Iterator[str]:
-    beta = getattr(objective, "beta", 1.0)
+    beta = getattr(objective.chain()[-1], "beta", 1.0)
     if beta != 1:
         yield f"trained with β = {beta:g}: its loss is not minus the ELBO; the numbers above are at β = 1"
     if evaluated_on == "training":

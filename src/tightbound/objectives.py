@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -17,15 +17,17 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from tightbound.distributions import divergence, stop, training_log_prob
-from tightbound.errors import CombinationError
+from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model
 from tightbound.rows import Batch, Row
 from tightbound.spec import Spec
 
-__all__ = ["ELBO", "IWAE", "AnyObjective", "Loss", "Objective", "ObjectiveSpec", "Terms"]
+__all__ = ["ELBO", "IWAE", "AnyObjective", "Loss", "Objective", "ObjectiveSpec", "Phase", "Terms", "phases"]
+
+LAST_SHARE = 0.2  # of a run, for an objective that follows another and does not say
 
 
 class Terms(NamedTuple):
@@ -68,10 +70,6 @@ class Objective(eqx.Module):
         ``layers`` are the numbers of latents in every layer of the model; without them each KL group is one latent.
         """
 
-    def judge(self) -> Objective:
-        """Return the objective whose terms of held-out rows tell which weights are best: the ELBO, unless overridden."""
-        return ELBO().build()
-
     def __call__(self, model: Model, batch: Batch, key: Array, step: Int[Array, ""]) -> Loss:
         """Return the loss of a batch: the mean over rows of weight 1; the prior is built once."""
         terms = self.rows(model, batch, key)
@@ -97,7 +95,16 @@ def _row_keys(key: Array, rows: int) -> Array:
 
 
 class ObjectiveSpec(Spec):
-    """The choice of an objective."""
+    """The choice of an objective.
+
+    ``then`` is the objective that takes over for the last part of the run; the ``share`` of the run that it has, 0.2 unless
+    told, stands with it: ``ELBO(then=IWAE(k=5, gradient="dreg", share=0.1))``. Steps, learning rate, optimiser and averaged
+    weights go on as if nothing had happened; the weights that are kept are the best of the last phase, by its own bound.
+    """
+
+    kind: str = ""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    then: AnyObjective | None = None
 
     def check(self, layers: tuple[int, ...]) -> None:
         """Raise :class:`~tightbound.errors.CombinationError` when the objective is not for a model with these layers."""
@@ -105,6 +112,46 @@ class ObjectiveSpec(Spec):
     @abstractmethod
     def build(self) -> Objective:
         """Return the objective as a function."""
+
+    def judge(self) -> Objective | None:
+        """Return what gives the terms by which weights of this phase are compared on validation rows; None: the ELBO."""
+        return None
+
+    @model_validator(mode="after")
+    def _some_share_left(self) -> Self:
+        shares = [one.share or LAST_SHARE for one in self.chain()[1:]]
+        if sum(shares) >= 1:
+            raise ValueError(f"the objectives that follow take {' + '.join(map(str, shares))} of the run: nothing is left")
+        return self
+
+    def chain(self) -> tuple[ObjectiveSpec, ...]:
+        """Return this objective and those that follow, in their order."""
+        return (self, *(self.then.chain() if self.then is not None else ()))
+
+
+class Phase(NamedTuple):
+    """A part of a run under one objective, from the step with this number (counted from 0) to the next phase."""
+
+    start: int
+    objective: ObjectiveSpec
+
+
+def phases(objective: ObjectiveSpec, steps: int) -> tuple[Phase, ...]:
+    """Return the phases of a run of some steps.
+
+    Raises :class:`~tightbound.errors.SpecError` when a phase has no step, or when the first objective names a share.
+
+    >>> [phase.start for phase in phases(ELBO(then=IWAE(k=5, share=0.25)), 100)]
+    [0, 75]
+    """
+    if objective.share is not None:
+        raise SpecError("objective", (("share", "is for an objective that follows another as its `then`; leave it out"),))
+    chain = objective.chain()
+    left = [sum(one.share or LAST_SHARE for one in chain[index:]) for index in range(1, len(chain))]
+    starts = [0, *(steps - round(steps * share) for share in left)]
+    if any(start >= end for start, end in zip(starts, [*starts[1:], steps], strict=True)):
+        raise SpecError("objective", (("then", f"{len(chain)} phases of these shares need a longer run than {steps} steps"),))
+    return tuple(Phase(start, one) for start, one in zip(starts, chain, strict=True))
 
 
 class ELBO(ObjectiveSpec):
@@ -116,7 +163,8 @@ class ELBO(ObjectiveSpec):
     ``free_bits`` is the number of nats per latent below which the batch mean of the KL is not pushed further. Of a hierarchy
     both may be tuples with one number for each layer, the top one first; records then hold the smallest weight.
     ``gradient="stl"`` scores the draw under q with its parameters held fixed: unbiased, and without noise once q is the
-    true posterior (Roeder et al. 2017); the KL is then that of the draw.
+    true posterior (Roeder et al. 2017); the KL is then that of the draw. ``then`` is the objective of the last ``share`` of
+    the run, as in ``ELBO(then=IWAE(k=5, gradient="dreg", share=0.1))``.
 
     >>> ELBO(beta=4.0).build().value(Terms(jnp.array(10.0), jnp.array([1.0, 2.0]), jnp.array(-13.0)), 0).value.item()
     22.0
@@ -186,7 +234,8 @@ class IWAE(ObjectiveSpec):
     r"""Minus the importance-weighted bound log (1/k) Σ_j w_j, w = p(x|z) p(z) / q(z|x) (Burda et al. 2016).
 
     ``gradient="dreg"`` is the doubly reparameterised gradient (Tucker et al. 2019), whose signal-to-noise ratio grows
-    with k where the pathwise one falls. Sticking the landing inside k > 1 draws is biased, hence not offered.
+    with k where the pathwise one falls. Sticking the landing inside k > 1 draws is biased, hence not offered. ``share`` is the
+    part of the run that it has when it follows another objective, as in ``ELBO(then=IWAE(k=5, share=0.1))``.
     """
 
     kind: Literal["iwae"] = "iwae"
@@ -194,7 +243,7 @@ class IWAE(ObjectiveSpec):
     gradient: Literal["pathwise", "dreg"] = "pathwise"
     references: ClassVar[tuple[str, ...]] = ("burda2016importance", "tucker2019doubly")
 
-    def __init__(self, **fields: object) -> None:
+    def __init__(self, **fields: Any) -> None:
         if fields.get("gradient") == "stl":
             raise CombinationError(
                 "IWAE(gradient='stl') is biased for k > 1: use gradient='dreg', the unbiased counterpart, "
@@ -205,6 +254,10 @@ class IWAE(ObjectiveSpec):
     def build(self) -> Objective:
         """Return the objective as a function."""
         return _IWAE(self.k, self.gradient == "dreg")
+
+    def judge(self) -> Objective:
+        """Return the bound with as many draws: the ELBO falls while it rises, as q(z|x) grows wider than the ELBO likes it."""
+        return _IWAE(self.k, dreg=False)
 
 
 class _IWAE(Objective):
@@ -237,10 +290,6 @@ class _IWAE(Objective):
     def value(self, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...] | None = None) -> Loss:
         return Loss(-terms.bound, terms, jnp.float32(1.0))
 
-    def judge(self) -> Objective:
-        # The ELBO falls while this bound rises: q(z|x) grows wider than the ELBO likes it.
-        return self
-
 
 @jax.custom_vjp
 def _scale_gradient(z: Array, weight: Array) -> Array:
@@ -259,3 +308,5 @@ def _scale_gradient_backward(weight: Array, cotangent: Array) -> tuple[Array, Ar
 _scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
 
 AnyObjective = Annotated[ELBO | IWAE, Field(discriminator="kind")]
+for _spec in (ObjectiveSpec, ELBO, IWAE):
+    _spec.model_rebuild()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ class Sheets:
     """What the pictures of a run are made of: evaluated rows and what the model makes of them, and draws from it.
 
     ``means`` (m, L) are those of q(z|x) for rows of all parts, with their labels; ``decoded`` are E[x|z] for z drawn
-    from the prior; ``records`` those of the training; ``part`` names the part that ``rows`` are from.
+    from the prior; ``records`` those of the training; ``part`` names the part that ``rows`` are from, ``kept`` the step
+    whose weights are kept, if they were chosen.
     """
 
     sites: Sites
@@ -77,6 +79,7 @@ class Sheets:
     decoded: np.ndarray
     records: list[dict[str, Any]]
     part: str
+    kept: int | None = None
 
 
 def draw(sheets: Sheets, folder: Path) -> list[Path]:
@@ -419,16 +422,19 @@ def _ellipse(mean: np.ndarray, covariance: np.ndarray, mass: float) -> np.ndarra
 
 def loss_curves(sheets: Sheets) -> Figure:
     """The course of training, as :func:`curves` draws it."""
-    return curves(sheets.records, "nats per image" if sheets.sites.is_image else "nats per row")
+    return curves(sheets.records, "nats per image" if sheets.sites.is_image else "nats per row", sheets.kept)
 
 
-def curves(records: list[dict[str, Any]], unit: str) -> Figure:
-    """The course of training: the bound on training and validation rows, its two terms, and the weight of the KL."""
+def curves(records: list[dict[str, Any]], unit: str, kept: int | None) -> Figure:
+    """The course of training: the bound on training and validation rows, its two terms, and the weight of the KL.
+
+    A dotted line stands where another objective takes over; the step whose weights are ``kept`` is marked.
+    """
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     bound, terms = figure.subplots(1, 2)
     _curve(bound, records, "bound", "training", COLOURS[0])
     _curve(bound, records, "validation_elbo", "validation ELBO", COLOURS[6])
-    _mark_best(bound, records)
+    _mark_kept(bound, records, kept)
     bound.set_ylabel(f"lower bound on log p(x), {unit}", color=INK)
     _limit(bound, records, ("bound", "validation_elbo"), (5, 100))
     _curve(terms, records, "reconstruction", "reconstruction −log p(x | z)", COLOURS[4])
@@ -446,6 +452,7 @@ def curves(records: list[dict[str, Any]], unit: str) -> Figure:
         _legend(terms)
     _legend(bound)
     for axes in (bound, terms):
+        _mark_phases(axes, records)
         axes.set_xlabel("step", color=INK)
         _plain(axes)
     return figure
@@ -458,11 +465,16 @@ def _curve(axes: Axes, records: list[dict[str, Any]], name: str, label: str, col
         axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.5, marker=dot)
 
 
-def _mark_best(axes: Axes, records: list[dict[str, Any]]) -> None:
-    points = [(record["validation_elbo"], record["step"]) for record in records if record.get("validation_elbo") is not None]
-    if points:
-        value, step = max(points, key=lambda point: point[0])
-        axes.plot([step], [value], "o", color=COLOURS[6], markersize=5, label=f"kept: step {step:,}")
+def _mark_kept(axes: Axes, records: list[dict[str, Any]], kept: int | None) -> None:
+    for record in records:
+        if kept is not None and record["step"] == kept and record.get("validation_elbo") is not None:
+            axes.plot([kept], [record["validation_elbo"]], "o", color=COLOURS[6], markersize=5, label=f"kept: step {kept:,}")
+
+
+def _mark_phases(axes: Axes, records: list[dict[str, Any]]) -> None:
+    for before, after in pairwise(records):
+        if before.get("phase", 0) != after.get("phase", 0):
+            axes.axvline(before["step"], color=INK, linewidth=0.8, linestyle=":")
 
 
 def _limit(axes: Axes, records: list[dict[str, Any]], names: tuple[str, ...], shown: tuple[float, float]) -> None:

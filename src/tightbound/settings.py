@@ -22,6 +22,7 @@ from tightbound.hierarchy import HierarchicalVAE, model_spec
 from tightbound.holdout import data_digest, held_out, subject
 from tightbound.model import VAE, Model, ModelSpec, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
+from tightbound.recipes import Recipe
 from tightbound.schema import Kind, Sites
 from tightbound.spec import Custom, Spec
 from tightbound.store import Run, require_trust
@@ -125,18 +126,27 @@ class Settings(NamedTuple):
     data: Dataset
 
 
-def from_tables(tables: Tables, source: Any, trust: Sequence[str] = (), columns: Tables | None = None) -> Settings:
+def from_tables(
+    tables: Tables, source: Any, trust: Sequence[str] = (), columns: Tables | None = None, recipe: Recipe | None = None
+) -> Settings:
     """Return what the tables describe, with the data read from ``source`` and defaults that fit the data.
 
-    ``columns`` overrules what the columns of a table are taken for, as :func:`read_schema` gives it.
+    ``columns`` overrules what the columns of a table are taken for, as :func:`read_schema` gives it. What the tables leave out
+    is taken from a ``recipe`` first.
     Raises :class:`~tightbound.errors.SpecError` for unknown names, with the allowed ones listed, and
     :class:`~tightbound.errors.UntrustedError` for code of the user's own that is not in ``trust``.
     """
     _require_known(tables, "spec")
+    tables = tables if recipe is None else merge(recipe.tables(), tables)
     options = DataOptions(**tables.get("data", {}))
     objective = _objective(tables.get("objective", {}))
     given = Plan(**tables.get("plan", {}))
     data, known = options.load(source, given.seed, columns)
+    if recipe is not None:
+        if recipe.binarise is not None and data.sites.kind == "levels":
+            known = known.replace(binarise=recipe.binarise)
+            data = data.with_binarisation(recipe.binarise, given.seed)
+        recipe.require(data.sites)
     spec = _spec(data.sites, tables.get("model", {}))
     require_trust(spec, trust)
     spec.check()
@@ -279,6 +289,8 @@ def _objective(table: Tables) -> ObjectiveSpec:
     kind = fields.pop("kind", "elbo")
     if kind not in _OBJECTIVES:
         raise SpecError("[objective]", (("kind", f"unknown kind '{kind}' (allowed: {', '.join(_OBJECTIVES)})"),))
+    if isinstance(fields.get("then"), str):
+        fields["then"] = {"kind": fields["then"]}
     return _OBJECTIVES[kind](**fields)
 
 
@@ -410,7 +422,14 @@ def template() -> str:
         default = VAE.model_fields[role].default
         shown = default if isinstance(default, Spec) else None
         lines += [*_choice(f"model.{role}", shown, _alternatives(VAE, role)), ""]
-    lines += [*_choice("objective", ELBO(), tuple(_OBJECTIVES.values())), ""]
+    choice = _choice("objective", ELBO(), tuple(_OBJECTIVES.values()))
+    lines += [line for line in choice if line not in ("# share = …", "# then = …")]
+    lines += [
+        "# [objective.then]  the objective of the last part of the run, if another",
+        '# kind = "iwae"',
+        "# share = 0.2",
+        "",
+    ]
     lines += ["[plan]", *_fields(Plan(), explain=True), "", "[data]", *_fields(DataOptions(), explain=True), ""]
     decay = next(line for line in lines if line.startswith("weight_decay"))
     lines[lines.index(decay)] = "# weight_decay = …  (left out: 0.05 / (learning_rate √steps))"

@@ -29,8 +29,8 @@ there are any. All numbers are in nats per example unless the unit says otherwis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -291,14 +291,32 @@ def undertraining(subject: Subject) -> Outcome:
 
 
 def warmup(subject: Subject) -> Outcome:
-    """TB010: whether the KL ever had its full weight."""
-    length, beta = np.max(subject.objective.get("warmup", 0)), subject.objective.get("beta", 1.0)
-    if not length or not beta:
+    """TB010: whether the KL ever had its full weight, in every phase of the run that has a warm-up."""
+    outcomes = [_warmup(subject, phase, one) for phase, one in enumerate(_chain(subject.objective)) if _warms_up(one)]
+    if not outcomes:
         return skip("the objective has no warm-up of the KL")
-    last = finite(subject.records[-1], "beta") if subject.records else None
+    return next((outcome for outcome in outcomes if outcome.status == "problem"), outcomes[0])
+
+
+def _chain(objective: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield the fields of an objective and of those that follow it."""
+    while objective is not None:
+        yield objective
+        objective = objective.get("then")
+
+
+def _warms_up(objective: Mapping[str, Any]) -> bool:
+    return bool(np.max(objective.get("warmup", 0))) and bool(objective.get("beta", 1.0))
+
+
+def _warmup(subject: Subject, phase: int, objective: Mapping[str, Any]) -> Outcome:
+    length, beta = int(np.max(objective["warmup"])), objective.get("beta", 1.0)
+    of_phase = [record for record in subject.records if record.get("phase", 0) == phase]
+    last = finite(of_phase[-1], "beta") if of_phase else None
     if subject.steps is None and last is None:
         return skip("neither the number of steps nor the metrics of the run are known")
-    made = length if subject.steps is None else subject.steps.made
+    over = phase < max((record.get("phase", 0) for record in subject.records), default=0)
+    made = of_phase[-1]["step"] if over and of_phase else length if subject.steps is None else subject.steps.made
     weight = beta * min(made / length, 1.0) if last is None else last
     text = f"the weight of the KL reached {weight:.3g} of {beta:g} in a warm-up of {number_of(length, 'step')}"
     text += "" if subject.steps is None else f", of which {min(made, length):,} were made"

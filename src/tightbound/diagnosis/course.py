@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["LAST_PARTS", "Rise", "cause_of_skips", "finite", "learning_rate_left", "rise"]
+__all__ = ["LAST_PARTS", "Rise", "cause_of_skips", "finite", "last_phase", "learning_rate_left", "rise"]
 
 LAST_PARTS = {"tenth": 1 / 10, "third": 1 / 3}  # of a run: the second where the first holds too few records
 FEWEST = 5  # points that a slope is fitted to
@@ -35,7 +35,7 @@ def finite(record: Mapping[str, Any], name: str) -> float | None:
 
 def rise(records: Records) -> Rise | None:
     """Return how the validation ELBO, or else the training bound, rises at the end of a run; None with too few records."""
-    last = max((record["step"] for record in records), default=0)
+    records, last = last_phase(records), max((record["step"] for record in records), default=0)
     for part, share in LAST_PARTS.items():
         tail = [record for record in records if record["step"] > (1 - share) * last]
         for name, words in (("validation_elbo", "validation ELBO"), ("bound", "training bound")):
@@ -44,6 +44,11 @@ def rise(records: Records) -> Rise | None:
             if len(points) >= FEWEST and np.ptp(points[:, 0]) > 0:
                 return Rise(*_slope(points[:, 0], points[:, 1]), words, part)
     return None
+
+
+def last_phase(records: Records) -> Records:
+    """Return the records under the objective that a run ended with: bounds of different objectives are not compared."""
+    return [record for record in records if record.get("phase", 0) == records[-1].get("phase", 0)]
 
 
 def learning_rate_left(records: Records) -> float:

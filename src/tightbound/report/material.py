@@ -173,4 +173,5 @@ class Material:
             sites=self.data.sites, rows=self.evaluated.x, observed=self.evaluated.observed, labels=self.evaluated.labels,
             names=self.names, reconstructions=self.reconstructions, means=self.posteriors.mean, mean_labels=self.mapped.labels,
             samples=self.samples, decoded=self.decoded, records=self.run.metrics(), part=self.part,
+            kept=self.run.summary["best_step"],
         )  # fmt: skip

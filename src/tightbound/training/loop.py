@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,10 +24,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
-from tightbound.objectives import Loss, Objective, ObjectiveSpec, Terms
+from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms, phases
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
-from tightbound.training.packing import Packed, Packing
-from tightbound.training.plan import Plan, Rates
+from tightbound.training.packing import Loose, Packed, Packing
+from tightbound.training.plan import ENTRYWISE, Optimiser, Plan, Rates
 
 __all__ = ["Progress", "Record", "State", "Trainer", "train"]
 
@@ -64,7 +65,10 @@ class StepRecord(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The mean of the step records over consecutive steps, nats per example, up to and including ``step``."""
+    """The mean of the step records over consecutive steps of one phase, nats per example, up to and including ``step``.
+
+    ``bound`` is the lower bound that the objective of that phase gives, ``beta`` the weight of the KL that was used.
+    """
 
     step: int
     epoch: float
@@ -76,6 +80,7 @@ class Record(NamedTuple):
     learning_rate: float
     skipped: int
     validation_elbo: float | None = None
+    phase: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def train(
     """Train a model and yield a :class:`Progress` after every compiled call; the last one holds the result.
 
     ``resume`` is a checkpoint, as :meth:`Trainer.checkpoint` gave it in a run with the same arguments: the rest of the
-    run is then bit-identical to one that was never interrupted, on the same kind of machine. Raises
+    run is then bit-identical to one that was never interrupted, on the same kind of machine. Where the objective names
+    another that follows, the run has phases, and every record says which it is of. Raises
     :class:`~tightbound.errors.DataError` when the data does not fit the model, and
     :class:`~tightbound.errors.TrainingError` when gradients stay non-finite.
     """
@@ -140,14 +146,17 @@ class Trainer:
         self.interval = plan.evaluation_interval(count)
         self.record_every = max(1, math.ceil(self.total / RECORDS))
         self.rates = plan.rates(count)
-        objective.check(model.spec.layers)
-        self.objective = objective.build()
+        self.phases = phases(objective, self.total)
+        for phase in self.phases:
+            phase.objective.check(model.spec.layers)
+        self.starts = [phase.start for phase in self.phases]
+        self.objectives = [phase.objective.build() for phase in self.phases]
         self.rows = place(data)
         self.key = run_key(plan.seed)
         self.validation = place(validation) if validation is not None and len(validation.x) else None
         self.validation_count = len(validation.x) if validation is not None else 0
         trained, self.rest = trainable(model)
-        self.state = _begin(trained, self.rates)
+        self.state = _begin(trained, self.rates, plan.optimiser)
         self.best = trained
         self.marks = Marks()
         self.pending = np.empty((0, len(StepRecord._fields)))
@@ -170,9 +179,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is fulfilled or early stopping has stopped the run."""
-        patience = self.plan.patience
-        return self.marks.step >= self.total or (patience is not None and self.marks.since_best >= patience)
+        """Whether the plan is fulfilled or early stopping has stopped the run, which it does in the last phase only."""
+        patience, last = self.plan.patience, self.marks.judged_phase == len(self.phases) - 1
+        return self.marks.step >= self.total or (patience is not None and last and self.marks.since_best >= patience)
 
     def model(self) -> Model:
         """Return the model that the run would hand over now."""
@@ -199,10 +208,15 @@ class Trainer:
     def _current(self) -> Model:
         return self.state.average if self.plan.average else self.state.trained
 
+    def _phase(self, step: int) -> int:
+        """Return the number of the phase in which a step is made, steps being counted from 0."""
+        return bisect_right(self.starts, step) - 1
+
     def _call_length(self, wanted: int) -> int:
-        """Return the length of the next call, which ends at an evaluation, or at a record if it reaches one."""
+        """Return the length of the next call, which ends at an evaluation or phase, or at a record if it reaches one."""
         step = self.marks.step
-        event = self.total if self.validation is None else min(self.total, step + self.interval - step % self.interval)
+        event = [*self.starts, self.total][self._phase(step) + 1]
+        event = event if self.validation is None else min(event, step + self.interval - step % self.interval)
         last = min(step + min(wanted, CHUNK), event)
         whole = last - last % self.record_every
         return (whole if step < whole and last < event else last) - step
@@ -210,8 +224,9 @@ class Trainer:
     def _advance(self, steps: int) -> None:
         order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
         order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
-        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates)
-        self.state, log = _run(self.state, self.rest, self.objective, self.rows, *inputs)
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.optimiser)
+        objective = self.objectives[self._phase(self.marks.step)]
+        self.state, log = _run(self.state, self.rest, objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
             raise TrainingError(self._post_mortem(order))
@@ -221,7 +236,7 @@ class Trainer:
         """Return the mean of the latest steps, and the records that the latest call has completed."""
         step, started = self.marks.step, self.marks.step - len(self.pending)
         ends = [end for end in range(started + 1, step + 1) if end % self.record_every == 0]
-        if self.finished or self.marks.evaluated_step == step:
+        if self.finished or self.marks.evaluated_step == step or step in self.starts:
             ends = sorted({*ends, step})
         if not ends:
             return self._mean(started, step), ()
@@ -239,36 +254,49 @@ class Trainer:
         skipped = int(self.state.skipped) - int(np.sum(later[:, -1] == 0))
         evaluated = marks.validation_elbo if marks.evaluated_step == end else None
         epoch = end * self.batch / self.count
-        return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated)
+        return Record(end, epoch, loss, bound, reconstruction, kl, beta, rate, skipped, evaluated, self._phase(end - 1))
 
     def _evaluate_when_due(self) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
 
-        Best is what the objective calls best at the end of training, with the KL weighted as there and its own draws: by the
-        ELBO itself a run with β < 1, or with many draws, would be cut short as soon as it learns what it was asked for.
+        Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
+        with β < 1 would be cut short as soon as it learns what it was asked for. A new phase begins anew. Where there are
+        several, each is judged by its own bound: fine-tuning by an IWAE makes the ELBO worse, and is meant to.
         """
         rows, current, marks = self.validation, self._current(), self.marks
-        if rows is None or (marks.step % self.interval and marks.step < self.total):
+        due = marks.step % self.interval == 0 or marks.step in (*self.starts, self.total)
+        if rows is None or not due:
             return
-        objective, model = self.objective.judge(), merge(current, self.rest)
-        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
-        parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
-        each = over_blocks(_evaluate_block, parts, model, objective, key)
-        means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
-        terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
-        marks.validation_elbo, marks.evaluated_step = -float(means[0] + np.sum(means[1])), marks.step
-        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.layers))
+        phase, model = self._phase(marks.step - 1), merge(current, self.rest)
+        terms, marks.validation_elbo = self._judged(ELBO().build(), model, rows)
+        marks.evaluated_step = marks.step
+        judge = self.phases[phase].objective.judge() if len(self.phases) > 1 else None
+        if judge is not None:
+            terms, _ = self._judged(judge, model, rows)
+        last = jnp.int32(self.total)
+        weighted = -float(_value(self.objectives[phase], terms, last, model.spec.layers))
+        if phase != marks.judged_phase:
+            marks.judged_phase, marks.best_step, marks.since_best = phase, None, 0
         marks.since_best += 1
         if marks.best_step is None or weighted > marks.best_weighted_elbo:
             marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
             marks.best_step, marks.since_best = marks.step, 0
             self.best = current
 
+    def _judged(self, objective: Objective, model: Model, rows: Rows) -> tuple[Terms, float]:
+        """Return the mean of an objective's terms over the validation rows, and that of its bound in full precision."""
+        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
+        parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
+        each = over_blocks(_evaluate_block, parts, model, objective, key)
+        means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
+        return Terms(*(jnp.asarray(mean, jnp.float32) for mean in means)), float(means[-1])
+
     def _post_mortem(self, order: np.ndarray) -> str:
         step = int(self.state.step)
         index = order[step - self.marks.step - 1]
         model = merge(self.state.trained, self.rest)
-        terms = _examine(model, self.objective, self.rows, index, step_key(self.key, step - 1))
+        objective = self.objectives[self._phase(self.marks.step)]
+        terms = _examine(model, objective, self.rows, index, step_key(self.key, step - 1))
         parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])
         bad = ~np.isfinite(parts[index >= 0])
         rows = np.unique(index[index >= 0][bad.any(axis=1)])
@@ -299,6 +327,7 @@ class Marks:
     best_elbo: float = -math.inf
     best_weighted_elbo: float = -math.inf
     since_best: int = 0
+    judged_phase: int = 0  # of the latest evaluation
 
     @classmethod
     def read(cls, numbers: dict[str, float]) -> Marks:
@@ -334,9 +363,9 @@ def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarr
 
 
 @eqx.filter_jit
-def _begin(trained: Model, rates: Rates) -> State:
+def _begin(trained: Model, rates: Rates, optimiser: Optimiser) -> State:
     zero = jnp.int32(0)
-    return State(trained, rates.optimiser(rates.peak).init(trained), trained, zero, zero, zero)
+    return State(trained, rates.descent(optimiser, rates.peak).init(trained), trained, zero, zero, zero)
 
 
 class Pace(NamedTuple):
@@ -352,18 +381,27 @@ class Pace(NamedTuple):
 
 @eqx.filter_jit
 def _run(
-    state: State, rest: Model, objective: Objective, rows: Rows, order: Array, steps: Array, key: Array, rates: Rates
+    state: State,
+    rest: Model,
+    objective: Objective,
+    rows: Rows,
+    order: Array,
+    steps: Array,
+    key: Array,
+    rates: Rates,
+    optimiser: Optimiser,
 ) -> tuple[State, Float[Array, "C 7"]]:
     """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite.
 
     A step is many small operations around a few products, and each of them costs a microsecond or two beside its work.
-    So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined.
+    So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined
+    when the optimiser works entry by entry.
     """
     first = state.step
     numbers = first + jnp.arange(CHUNK)
     keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
     paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
-    packing = Packing(state.trained)
+    packing = Packing(state.trained) if optimiser in ENTRYWISE else Loose()
 
     def unfinished(carry: tuple[State, Array]) -> Array:
         return (carry[0].step - first < steps) & (carry[0].skipped_in_row < GIVE_UP_AFTER)
@@ -372,7 +410,7 @@ def _run(
         state, log = carry
         position = state.step - first
         pace = jax.tree.map(lambda column: column[position], paces)
-        state, record = _step(state, rest, objective, rows, pace, rates, packing)
+        state, record = _step(state, rest, objective, rows, pace, rates, optimiser, packing)
         return state, log.at[position].set(jnp.stack(record))
 
     log = jnp.zeros((CHUNK, len(StepRecord._fields)))
@@ -390,7 +428,14 @@ def _each(kind: type, change: Callable[[Any], Any], state: State) -> State:
 
 
 def _step(
-    state: State, rest: Model, objective: Objective, rows: Rows, pace: Pace, rates: Rates, packing: Packing
+    state: State,
+    rest: Model,
+    objective: Objective,
+    rows: Rows,
+    pace: Pace,
+    rates: Rates,
+    optimiser: Optimiser,
+    packing: Packing | Loose,
 ) -> tuple[State, StepRecord]:
     """Make one step of a packed state."""
     batch = rows.batch(pace.rows, pace.data_key)
@@ -410,26 +455,24 @@ def _step(
     length = jnp.sqrt(sum(squares))
     finite = jnp.isfinite(length)
 
-    def descend(kept: tuple[Packed, optax.OptState, Packed]) -> tuple[Packed, optax.OptState, Packed]:
-        trained, optimiser, average = kept
+    def descend(kept: tuple[Any, optax.OptState, Any]) -> tuple[Any, optax.OptState, Any]:
+        trained, memory, average = kept
         shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
         shortened = jax.tree.map(lambda g: g * shorten, gradient)
-        updates, optimiser = rates.optimiser(pace.learning_rate).update(shortened, optimiser, trained)
+        updates, memory = rates.descent(optimiser, pace.learning_rate).update(shortened, memory, trained)
         trained = optax.apply_updates(trained, updates)
-        return trained, optimiser, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
+        return trained, memory, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
 
-    def blend(kept: tuple[Packed, Packed]) -> Packed:
+    def blend(kept: tuple[Any, Any]) -> Any:
         decay = pace.averaging
         return jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, *kept)
 
     # A step without a finite gradient leaves everything as it was, but is counted. It is a branch, and not a choice
     # between the old arrays and the new, because only then are the new ones written over the old.
     kept = (state.trained, state.optimiser, state.average)
-    trained, optimiser, average = jax.lax.cond(finite, descend, lambda kept: kept, kept)
+    trained, memory, average = jax.lax.cond(finite, descend, lambda kept: kept, kept)
     skipped = 1 - finite.astype(jnp.int32)
-    following = State(
-        trained, optimiser, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped
-    )
+    following = State(trained, memory, average, state.step + 1, state.skipped + skipped, (state.skipped_in_row + 1) * skipped)
     terms = result.terms
     return following, StepRecord(
         result.value, terms.bound, terms.reconstruction, jnp.sum(terms.kl), result.beta, pace.learning_rate,

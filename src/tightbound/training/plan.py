@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import jax
@@ -13,22 +14,32 @@ from pydantic import Field, model_validator
 
 from tightbound.spec import Spec
 from tightbound.training.adam import scale_by_adam
+from tightbound.training.muon import scale_by_muon_or_adam
 
-__all__ = ["Plan", "Rates"]
+__all__ = ["ENTRYWISE", "Optimiser", "Plan", "Rates"]
 
 AVERAGE_EVERY = 8  # steps
+Optimiser = Literal["adamw", "adamax", "muon"]
+_DIRECTIONS: dict[Optimiser, Callable[[Array, Array], optax.GradientTransformation]] = {
+    "adamw": scale_by_adam,
+    "adamax": optax.scale_by_adamax,
+    "muon": scale_by_muon_or_adam,
+}
+ENTRYWISE: frozenset[Optimiser] = frozenset({"adamw", "adamax"})  # to which it is the same how arrays are joined
 
 
 class Plan(Spec):
     """How to train: length, batches, optimiser, averaging, stopping.
 
-    Length is ``epochs`` or ``steps``. The learning rate rises linearly over ``warmup`` (a share of the run) to
-    ``learning_rate`` and, with ``schedule="cosine"``, falls to ``final`` times it. Gradients longer than ``clip`` are
-    shortened to it. With ``average`` the weights that are evaluated and kept are an exponential average of the trained
-    ones, with that decay per step (applied in every eighth), shorter at the start; 0 switches it off. ``patience`` is the
-    number of evaluations without a better validation ELBO, its KL weighted as the objective does in the end, after which
-    training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by default every
-    epoch but at most a hundred in a run.
+    Length is ``epochs`` or ``steps``. ``optimiser`` is AdamW, Adamax (Adam with the largest gradient so far in place of the
+    mean square), or Muon, which turns the averaged gradient of every matrix of encoder and decoder into an orthogonal one and
+    leaves all else to Adam; matrices decay by ``weight_decay`` under each of them. The learning rate rises linearly over
+    ``warmup`` (a share of the run) to ``learning_rate`` and, with ``schedule="cosine"``, falls to ``final`` times it. Gradients
+    longer than ``clip`` are shortened to it. With ``average`` the weights that are evaluated and kept are an exponential
+    average of the trained ones, with that decay per step (applied in every eighth), shorter at the start; 0 switches it off.
+    ``patience`` is the number of evaluations without a better validation ELBO, its KL weighted as the objective does in the
+    end, after which training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by
+    default every epoch but at most a hundred in a run.
 
     >>> Plan(epochs=3, batch_size=50).total_steps(rows=120)
     8
@@ -38,6 +49,7 @@ class Plan(Spec):
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
+    optimiser: Optimiser = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.02, ge=0, le=1)
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -51,7 +63,9 @@ class Plan(Spec):
     evaluate_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    references: ClassVar[tuple[str, ...]] = ("kingma2015adam", "loshchilov2019decoupled", "loshchilov2017sgdr")
+    references: ClassVar[tuple[str, ...]] = (
+        "kingma2015adam", "loshchilov2019decoupled", "loshchilov2017sgdr", "jordan2024muon", "liu2025muon",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -103,10 +117,10 @@ class Rates(NamedTuple):
         fall = self.final + (1.0 - self.final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         return self.peak * rise * fall
 
-    def optimiser(self, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
-        """Return AdamW at a learning rate; matrices decay, vectors (biases, scales) do not."""
+    def descent(self, optimiser: Optimiser, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
+        """Return an optimiser at a learning rate; matrices decay, vectors (biases, scales) do not."""
         return optax.chain(
-            scale_by_adam(self.beta1, self.beta2),
+            _DIRECTIONS[optimiser](self.beta1, self.beta2),
             optax.add_decayed_weights(self.weight_decay, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
             optax.scale_by_learning_rate(learning_rate),
         )

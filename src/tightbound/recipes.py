@@ -1,0 +1,137 @@
+"""Recipes: whole choices of model, objective and plan that reached a figure, by name, beside the published one.
+
+To add a recipe is to add an entry to :data:`RECIPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from tightbound.data.arrays import Binarisation
+from tightbound.errors import DataError, SpecError
+from tightbound.likelihoods import Bernoulli
+from tightbound.model import VAE
+from tightbound.networks import MLP
+from tightbound.objectives import ELBO, ObjectiveSpec
+from tightbound.priors import StandardNormal, VampPrior
+from tightbound.schema import Sites
+from tightbound.training.plan import Plan
+
+__all__ = ["RECIPES", "Figure", "Recipe", "recipe"]
+
+
+class Figure(NamedTuple):
+    """A number with what it is of, its standard error where it is known, and where it comes from.
+
+    ``quantity`` names it with its unit and side; ``source`` is a key of the bibliography, with words, or a command.
+    """
+
+    quantity: str
+    value: float
+    se: float | None
+    source: str
+
+    def __str__(self) -> str:
+        error = "" if self.se is None else f" ± {self.se:.2f}"
+        return f"{self.value:.2f}{error}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model, an objective and a plan under a name, with the figure that was published and the one that was reached here.
+
+    ``sites`` are those of the data that the figures are of, ``parts`` the fields of :class:`~tightbound.VAE` without them.
+    ``binarise`` says how grey levels become bits. ``reached`` is None until the benchmark that its source names was run.
+    """
+
+    name: str
+    description: str
+    sites: Sites
+    parts: Mapping[str, Any]
+    objective: ObjectiveSpec
+    plan: Plan
+    published: Figure
+    reached: Figure | None = None
+    binarise: Binarisation | None = None
+
+    def spec(self, sites: Sites | None = None) -> VAE:
+        """Return the model for sites of the same kind, by default those that the figures are of.
+
+        Raises :class:`~tightbound.errors.DataError` for sites of another kind.
+        """
+        self.require(sites or self.sites)
+        return VAE(sites=sites or self.sites, **self.parts)
+
+    def require(self, sites: Sites) -> None:
+        """Raise :class:`~tightbound.errors.DataError` unless the recipe is for data of this kind."""
+        if sites.kind != self.sites.kind or (self.sites.is_image and not sites.is_image):
+            raise DataError(
+                f"recipe '{self.name}' is for {self.sites.describe()}, but the data has {sites.describe()}; "
+                "`tightbound recipes` lists the others"
+            )
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the tables of a spec file that say the same: whatever is merged over them wins."""
+        model = {name: part.model_dump(mode="json") if hasattr(part, "kind") else part for name, part in self.parts.items()}
+        return {"model": model, "objective": _said(self.objective), "plan": _said(self.plan)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values."""
+        figures = {"published": self.published, "reached": self.reached}
+        return {
+            "name": self.name, "description": self.description, "data": self.sites.describe(), "binarise": self.binarise,
+            **self.tables(), **{name: None if one is None else one._asdict() for name, one in figures.items()},
+        }  # fmt: skip
+
+
+def _said(part: ObjectiveSpec | Plan) -> dict[str, Any]:
+    return {name: value for name, value in part.model_dump(mode="json").items() if value is not None}
+
+
+_BITS = Sites(kind="binary", shape=(28, 28, 1))
+_GATED = MLP(hidden=(300, 300), gated=True)
+_FIFTY = {"latent": 50, "encoder": _GATED, "decoder": _GATED, "likelihood": Bernoulli()}
+_LOG_P = "log p(x) ≥, nats per image"
+
+_ALL = (
+    Recipe(
+        name="mnist-normal",
+        description="dynamic MNIST, 50 latents, gated 2 × 300, standard normal prior",
+        sites=_BITS,
+        parts={**_FIFTY, "prior": StandardNormal()},
+        objective=ELBO(),
+        plan=Plan(epochs=180, batch_size=160, learning_rate=2e-3, weight_decay=0.02, evaluate_every=2000),
+        published=Figure(_LOG_P, -86.76, None, "burda2016importance, VAE, one stochastic layer"),
+        reached=Figure(_LOG_P, -85.73, 0.22, "python benchmarks/mnist/reproduce.py normal"),
+        binarise="dynamic",
+    ),
+    Recipe(
+        name="mnist-vamp",
+        description="dynamic MNIST, 50 latents, gated 2 × 300, VampPrior of 500 components",
+        sites=_BITS,
+        parts={**_FIFTY, "prior": VampPrior(components=500)},
+        objective=ELBO(),
+        plan=Plan(epochs=90, batch_size=250, learning_rate=2e-3, evaluate_every=1000),
+        published=Figure(_LOG_P, -84.78, None, "burda2016importance, IWAE with k = 50, one stochastic layer"),
+        reached=Figure(_LOG_P, -84.10, 0.23, "python benchmarks/mnist/reproduce.py vamp"),
+        binarise="dynamic",
+    ),
+)
+RECIPES: dict[str, Recipe] = {one.name: one for one in _ALL}
+
+
+def recipe(name: str) -> Recipe:
+    """Return a recipe by its name; raise :class:`~tightbound.errors.SpecError` with the known names.
+
+    >>> mnist = recipe("mnist-vamp")
+    >>> mnist.spec().latent, mnist.plan.epochs, str(mnist.published)
+    (50, 90, '-84.78')
+    """
+    if name not in RECIPES:
+        near = get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise SpecError("recipe", (("", f"unknown name '{name}'{hint} (known: {', '.join(RECIPES)})"),))
+    return RECIPES[name]
