@@ -41,11 +41,6 @@ def built(latent: int, form: str = "diagonal", seed: int = 0) -> Model:
     return spec_of(latent, form).build(run_key(seed), rows(60).statistics())
 
 
-@jax.jit
-def close(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(a - b) / (1 + jnp.abs(b)))
-
-
 def distance(one: Model, other: Model) -> float:
     """The largest difference between the weights of two models, relative to 1 + their size."""
     a, b = to_arrays(one), to_arrays(other)
@@ -53,8 +48,9 @@ def distance(one: Model, other: Model) -> float:
     return max(float(np.max(np.abs(a[name] - b[name]) / (1 + np.abs(b[name])), initial=0)) for name in a)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("latent", [1, 3, LARGEST])
+@pytest.mark.parametrize(
+    ("form", "latent"), [("diagonal", 1), ("diagonal", LARGEST), ("full", 3), ("mixture", 2), ("vamp", 3), ("full-vamp", 1)]
+)
 def test_a_nested_model_is_the_small_one(form: str, latent: int) -> None:
     small, batch, key = built(latent, form), place(rows(7)).batch(np.arange(7), jax.random.key(0)), jax.random.key(1)
     wide = nested(small, outline(spec_of(LARGEST, form)))
@@ -109,13 +105,10 @@ def test_every_member_is_what_it_would_be_alone() -> None:
         for start, (beta, seed, _) in zip(starts, settings, strict=True)
     ]
     together = Together(members, data, plan, held)
-    for progress in together.run():
-        pass
+    *_, progress = together.run()
     assert progress.step == 40
     for number, (beta, seed, latent) in enumerate(settings):
-        *_, alone = tb.train(
-            starts[number], tb.ELBO(beta=beta, warmup=20), data, plan.replace(seed=seed), validation=held
-        )
+        *_, alone = tb.train(starts[number], tb.ELBO(beta=beta, warmup=20), data, plan.replace(seed=seed), validation=held)
         found = unnested(together.model(number), outline(spec_of(latent)))
         assert distance(found, alone.model) < 2e-5, settings[number]
         assert distance(found, starts[number]) > 1e-2

@@ -340,7 +340,7 @@ def padded_stream(plan: Plan, seed: int, count: int, step: int, steps: int) -> n
     return order
 
 
-def post_mortem(model: Model, objective: Objective, rows: Rows, index: np.ndarray, key: Array, step: int) -> str:
+def post_mortem(model: Model, objective: Objective, rows: Rows, index: Any, key: Array, step: int) -> str:
     """Say why the steps up to ``step`` had no finite gradient: ``index`` are the rows of the last one, ``key`` the run's."""
     terms = _examine(model, objective, rows, index, step_key(key, step - 1))
     parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])

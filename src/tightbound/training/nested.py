@@ -110,7 +110,8 @@ def nested(small: Model, large: Model) -> Model:
 
 def unnested(model: Model, small: Model) -> Model:
     """Return the small model inside a nested one; ``small``, of which an :func:`outline` will do, has its form."""
-    inner = (model.decoder.part, model.posterior_head.part, model.prior_head.part)
+    wrapped: tuple[Any, ...] = (model.decoder, model.posterior_head, model.prior_head)
+    inner = tuple(wrapper.part for wrapper in wrapped)
     large = eqx.tree_at(lambda m: (m.decoder, m.posterior_head, m.prior_head), model, inner)
     arrays = iter([jnp.asarray(np.asarray(wide)[places]) for _, wide, places in _pairs(small, large)])
     return jax.tree.map(lambda leaf: next(arrays) if _is_array(leaf) else leaf, small)

@@ -33,8 +33,8 @@ from tightbound.training.loop import (
     evaluation_key,
     next_event,
     next_length,
-    pack,
     paces_of,
+    pack,
     padded_stream,
     post_mortem,
     repeat,
@@ -127,9 +127,9 @@ class Together:
         step = self.marks[0].step
         orders = {seed: padded_stream(self.plan, seed, self.count, step, steps) for seed in {m.seed for m in self.members}}
         order = np.stack([orders[member.seed] for member in self.members])
-        fixed = (self.rests, self.objectives, self.rows)
-        self.states, log = _run(self.states, *fixed, order, np.int32(steps), self.keys, self.rates)
-        for number in np.flatnonzero(np.asarray(self.states.skipped_in_row) >= GIVE_UP_AFTER):
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.keys, self.rates)
+        self.states, log = _run(self.states, self.rests, self.objectives, self.rows, *inputs)
+        for number in map(int, np.flatnonzero(np.asarray(self.states.skipped_in_row) >= GIVE_UP_AFTER)):
             raise TrainingError(self._post_mortem(number, order[number], step))
         for marks in self.marks:
             marks.step += steps
@@ -151,14 +151,15 @@ class Together:
         current, keys = self._current(), jax.vmap(evaluation_key)(self.keys)
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
         each = over_blocks(_evaluate_block, parts, current, self.rests, ELBO().build(), keys)
-        means = Terms(*(np.mean(term, axis=0, dtype=np.float64) for term in each))
-        latents = self.members[0].model.spec.latent / means.kl.shape[-1]
-        losses = _values(self.objectives, jax.tree.map(np.float32, means), np.int32(self.total), latents)
+        means: list[Any] = [np.mean(term, axis=0, dtype=np.float64) for term in each]
+        terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
+        latents = self.members[0].model.spec.latent / terms.kl.shape[-1]
+        losses = _values(self.objectives, terms, jnp.int32(self.total), latents)
         better = [
             not marks.stopped(self.plan.patience) and marks.judge(elbo, weighted)
-            for marks, elbo, weighted in zip(self.marks, means.bound.tolist(), (-np.asarray(losses)).tolist(), strict=True)
+            for marks, elbo, weighted in zip(self.marks, means[-1].tolist(), (-np.asarray(losses)).tolist(), strict=True)
         ]
-        self.best = _chosen(np.array(better), current, self.best)
+        self.best = _chosen(jnp.array(better), current, self.best)
 
 
 def _stacked(trees: Sequence[Tree]) -> Tree:
@@ -175,7 +176,11 @@ def _one_of(tree: Tree, number: int) -> Tree:
 
 
 _MAPPED = eqx.if_array(0)
-_PACES: Any = Pace(1, 1, 1, None, None, None)  # which of a chunk's numbers are told apart by models
+
+
+def _told_apart(axis: Any, shared: Any = None) -> Any:
+    """Return which of a chunk's numbers differ between models: along ``axis``, or not at all."""
+    return Pace(axis, axis, axis, shared, shared, shared)
 
 
 @eqx.filter_jit
@@ -184,15 +189,14 @@ def _run(
 ) -> tuple[State, Float[Array, "C M 7"]]:
     """Run ``steps`` ≤ CHUNK steps of every model; stop early when the gradients of one stay non-finite."""
     first = states.step[0]
-    paces = jax.vmap(lambda order, key: paces_of(first, order, key, rates), out_axes=_PACES)(order, keys)
+    paces = jax.vmap(lambda order, key: paces_of(first, order, key, rates), out_axes=_told_apart(1))(order, keys)
     packing = Packing(jax.tree.map(lambda leaf: leaf[0], states.trained))
 
     def one(state: State, rest: Model, objective: Objective, pace: Pace) -> tuple[State, Array]:
         state, record = step_of(state, rest, objective, rows, pace, rates, packing)
         return state, jnp.stack(record)
 
-    axes: Any = (_MAPPED, _MAPPED, _MAPPED, Pace(*(axis and 0 for axis in _PACES)))
-    mapped = eqx.filter_vmap(one, in_axes=axes)
+    mapped = eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, _MAPPED, _told_apart(0)))
     log = jnp.zeros((CHUNK, len(order), len(StepRecord._fields)))
     packed = jax.vmap(lambda state: pack(packing, state))(states)
     packed, log = repeat(lambda state, pace: mapped(state, rests, objectives, pace), packed, log, paces, first, steps)
