@@ -44,7 +44,7 @@ def evidence(means: list[float], *, rows: float = 30.0, own: float = 1.0, seeds:
 
 def test_the_fewest_latents_within_two_standard_errors_of_the_best_are_enough() -> None:
     """The errors are of differences of the same rows: of the means alone, ± 1.5, nothing could be said."""
-    (verdict,) = compared(evidence([-100.1, -102.0, -100.0]), (4, 1, 16)).verdicts()
+    (verdict,) = compared(evidence([-100.05, -102.0, -100.0]), (4, 1, 16)).verdicts()
     assert (verdict.latent, verdict.best, verdict.largest) == (4, 16, False)
     assert verdict.text.startswith("at β = 1: 4 latents are enough: 0.")
     assert "below 16, the best; 1 are too few: 2." in verdict.text and "one seed, so that chance" in verdict.text
