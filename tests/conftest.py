@@ -19,8 +19,8 @@ import pytest  # noqa: E402
 # These modules compile much and compute little: `make test` runs them without XLA's optimiser, sooner.
 COMPILING = {
     "test_annotations", "test_browser", "test_combinations", "test_docs", "test_estimators", "test_evidence", "test_explorer",
-    "test_gaps", "test_likelihoods", "test_mixed", "test_networks", "test_objectives", "test_posteriors_priors",
-    "test_proposals", "test_report", "test_sweeping", "test_together",
+    "test_gaps", "test_hierarchy", "test_likelihoods", "test_mixed", "test_networks", "test_objectives",
+    "test_posteriors_priors", "test_proposals", "test_report", "test_sweeping", "test_together",
 }  # fmt: skip
 
 

@@ -17,14 +17,15 @@ LAYERS = {
     0: {"errors", "spec", "files"},
     1: {"schema", "rows", "networks", "flows", "distributions"},
     2: {"posteriors", "priors", "likelihoods"},
-    3: {"model"},
+    3: {"model", "hierarchy"},
     4: {"objectives", "evidence", "diagnosis", "training", "data", "store", "inference", "cite"},
     5: {"fitting", "sweeping", "holdout", "settings", "outputs", "testing", "completion", "tabular"}
     | {"pictures", "report", "explorer", "compress", "estimators", "cli", "__main__"},
     6: {"__init__"},  # the public names, which nothing inside imports
 }
 LAYER = {unit: layer for layer, units in LAYERS.items() for unit in units}
-SIBLINGS = {("diagnosis", "evidence"), *(("training", unit) for unit in ("objectives", "store", "data"))}
+TRAINING = (("training", unit) for unit in ("objectives", "store", "data"))
+SIBLINGS = {("diagnosis", "evidence"), ("hierarchy", "model"), *TRAINING}
 HEAVY = {"sklearn", "PIL", "pyarrow", "matplotlib", "typer", "rich", "starlette", "uvicorn", "constriction", "pandas"}
 PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 

@@ -33,8 +33,8 @@ def terms_of(reconstruction: float, divergence: list[float]) -> Terms:
     return Terms(jnp.float32(reconstruction), kl, -jnp.float32(reconstruction) - kl.sum())
 
 
-def value_of(spec: tb.ELBO, terms: Terms, step: int = 10**6, latents: float = 1.0) -> Any:
-    return spec.build().value(terms, jnp.int32(step), latents)
+def value_of(spec: tb.ELBO, terms: Terms, step: int = 10**6, layers: tuple[int, ...] | None = None) -> Any:
+    return spec.build().value(terms, jnp.int32(step), layers)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -77,19 +77,37 @@ def test_records_of_a_run_hold_the_weight_of_their_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("divergence", "latents", "penalised", "pushed"),
+    ("divergence", "layers", "penalised", "pushed"),
     [
-        ([0.2, 3.0], 1.0, 0.5 + 3.0, [0.0, 1.0]),  # per latent: the first is below its free half nat
-        ([0.2, 0.1], 1.0, 1.0, [0.0, 0.0]),
-        ([1.2], 4.0, 2.0, [0.0]),  # one group of four latents: two nats are free
-        ([2.5], 4.0, 2.5, [1.0]),
+        ([0.2, 3.0], (2,), 0.5 + 3.0, [0.0, 1.0]),  # per latent: the first is below its free half nat
+        ([0.2, 0.1], (2,), 1.0, [0.0, 0.0]),
+        ([1.2], (4,), 2.0, [0.0]),  # one group of four latents: two nats are free
+        ([2.5], (4,), 2.5, [1.0]),
     ],
 )
-def test_free_bits_are_nats_per_latent(divergence: list[float], latents: float, penalised: float, pushed: list[float]) -> None:
+def test_free_bits_are_nats_per_latent(
+    divergence: list[float], layers: tuple[int, ...], penalised: float, pushed: list[float]
+) -> None:
     spec, terms = tb.ELBO(free_bits=0.5), terms_of(10.0, divergence)
-    assert np.isclose(value_of(spec, terms, latents=latents).value, 10.0 + penalised)
-    slope = jax.grad(lambda kl: value_of(spec, terms._replace(kl=kl), latents=latents).value)(terms.kl)
+    assert np.isclose(value_of(spec, terms, layers=layers).value, 10.0 + penalised)
+    slope = jax.grad(lambda kl: value_of(spec, terms._replace(kl=kl), layers=layers).value)(terms.kl)
     assert slope.tolist() == pushed
+
+
+def test_layers_have_free_bits_and_warmups_of_their_own() -> None:
+    """Two latents above one: the upper layer has half a nat free and rises over 4 steps, the lower has none and 8."""
+    spec, terms = tb.ELBO(beta=2.0, free_bits=(0.5, 0.0), warmup=(4, 8)), terms_of(10.0, [0.2, 3.0, 0.1])
+    loss = value_of(spec, terms, step=2, layers=(2, 1))
+    assert np.isclose(loss.value, 10.0 + 1.0 * (0.5 + 3.0) + 0.5 * 0.1) and loss.beta == 0.5
+    slope = jax.grad(lambda kl: value_of(spec, terms._replace(kl=kl), step=2, layers=(2, 1)).value)(terms.kl)
+    assert slope.tolist() == [0.0, 1.0, 0.5]
+    assert tb.ELBO.from_json(spec.to_json()) == spec
+
+
+def test_numbers_for_layers_that_are_not_there_are_refused() -> None:
+    oracle = linear_gaussian(exact=False)
+    with refused("ELBO(warmup=(1, 2)) has a number for each of 2 layers", "the model has 1", error=CombinationError):
+        next(tb.train(oracle.model, tb.ELBO(warmup=(1, 2)), oracle.dataset(8), tb.Plan(steps=1)))
 
 
 def test_free_bits_see_the_mean_of_the_batch() -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tightbound.evidence.proposals import Proposal
     from tightbound.evidence.truth import PosteriorDraws, true_posterior
     from tightbound.fitting import Fitted, fit
+    from tightbound.hierarchy import HierarchicalVAE
     from tightbound.inference import decode, embed, reconstruct, sample
     from tightbound.likelihoods import (
         Bernoulli,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         Poisson,
     )
     from tightbound.model import VAE, Model
-    from tightbound.networks import MLP, Convolutional
+    from tightbound.networks import MLP, Convolutional, Mixer
     from tightbound.objectives import ELBO, IWAE
     from tightbound.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
     from tightbound.priors import FlowPrior, StandardNormal, TrainedMixture, VampPrior
@@ -101,8 +102,10 @@ __all__ = [
     "Gaps",
     "Gaussian",
     "Grid",
+    "HierarchicalVAE",
     "Importance",
     "LogisticMixture",
+    "Mixer",
     "Model",
     "NegativeBinomial",
     "Ordinal",
@@ -202,12 +205,13 @@ _HOMES = {
     "evidence.proposals": "Proposal",
     "evidence.truth": "PosteriorDraws true_posterior",
     "fitting": "Fitted fit",
+    "hierarchy": "HierarchicalVAE",
     "inference": "decode embed reconstruct sample",
     "likelihoods": (
         "Bernoulli Categorical Columns DiscretisedLogistic Gaussian LogisticMixture NegativeBinomial Ordinal Poisson"
     ),
     "model": "VAE Model",
-    "networks": "MLP Convolutional",
+    "networks": "MLP Convolutional Mixer",
     "objectives": "ELBO IWAE",
     "posteriors": "DiagonalGaussian FlowPosterior FullGaussian",
     "priors": "FlowPrior StandardNormal TrainedMixture VampPrior",

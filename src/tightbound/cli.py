@@ -115,6 +115,7 @@ def _common(
 # Where each flag of fit goes in the tables of a spec.
 _FLAGS = {
     "latent": ("model.latent",),
+    "latents": ("model.latents",),
     "network": ("model.encoder.kind", "model.decoder.kind"),
     "hidden": ("model.encoder.hidden", "model.decoder.hidden"),
     "channels": ("model.encoder.channels", "model.decoder.channels"),
@@ -202,7 +203,10 @@ def fit(
     no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for what is wrong.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no page to look at (report.html).")] = False,
     latent: Annotated[int | None, _option("Number of latents.", panel=MODEL)] = None,
-    network: Annotated[str | None, _option("mlp or convolutional.", panel=MODEL, metavar="NAME")] = None,
+    latents: Annotated[
+        str | None, _option("Latents of each layer of a hierarchy, the top one first: 8,16.", panel=MODEL, metavar="NUMBERS")
+    ] = None,
+    network: Annotated[str | None, _option("mlp, convolutional or mixer.", panel=MODEL, metavar="NAME")] = None,
     hidden: Annotated[
         str | None, _option("Widths of the dense layers, such as 300,300.", panel=MODEL, metavar="WIDTHS")
     ] = None,
@@ -351,7 +355,7 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
 
 
 def _tables(flags: dict[str, Any]) -> dict[str, Any]:
-    for name in ("hidden", "channels", "resize", "shape"):
+    for name in ("latents", "hidden", "channels", "resize", "shape"):
         if name in flags:
             flags[name] = _whole_numbers(name, flags[name])
     if flags.get("label") == "":
@@ -363,7 +367,7 @@ def _whole_numbers(name: str, text: str) -> list[int]:
     try:
         return [int(number) for number in text.replace("×", ",").replace("x", ",").split(",") if number.strip()]
     except ValueError:
-        example = "300,300" if name in ("hidden", "channels") else "28x28"
+        example = "28x28" if name in ("resize", "shape") else "300,300"
         raise SpecError(f"--{name}", (("", f"expected whole numbers such as {example}, got '{text}'"),)) from None
 
 

@@ -5,8 +5,9 @@ Distribution objects live inside one example's function: they never cross ``vmap
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from tightbound.flows import CouplingFlow
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Chain",
     "DiscretisedLogistic",
     "Flow",
     "GaussianMixture",
@@ -31,6 +33,7 @@ __all__ = [
     "Measured",
     "NegativeBinomial",
     "OrderedLogistic",
+    "Path",
     "Poisson",
     "SharedFamilyMixture",
     "averages",
@@ -38,6 +41,7 @@ __all__ = [
     "confined",
     "cooled",
     "diagonal_gaussian",
+    "divergence",
     "kl",
     "log_mass",
     "positive",
@@ -164,6 +168,30 @@ def kl(q: dist.Distribution, p: dist.Distribution) -> Float[Array, "G"] | None:
     return None
 
 
+def divergence(q: dist.Distribution, p: dist.Distribution, z: Float[Array, "L"], *, closed: bool = True) -> Float[Array, "G"]:
+    """Return KL(q ‖ p) in nats, or what estimates it without bias at a draw z ~ q, by groups of latents.
+
+    That is :func:`kl` where it is closed, unless ``closed`` is false, and log q(z) − log p(z) otherwise, one entry. Of two
+    chains it is the sum of such terms for every link, given the links before it (the chain rule of the KL), one entry per
+    latent; the terms of a link that does not split are spread evenly over its latents.
+
+    >>> standard = diagonal_gaussian(jnp.zeros(2), jnp.ones(2))
+    >>> divergence(standard, standard, jnp.zeros(2)).tolist()
+    [0.0, 0.0]
+    """
+    known = kl(q, p) if closed else None
+    if known is not None:
+        return known
+    if isinstance(q, Chain) and isinstance(p, Chain):
+        links = zip(q.links(z), p.links(z), strict=True)
+        return jnp.concatenate([_spread(divergence(a, b, part, closed=closed), len(part)) for (a, part), (b, _) in links])
+    return (q.log_prob(z) - training_log_prob(p, z))[None]
+
+
+def _spread(terms: Float[Array, "G"], latents: int) -> Float[Array, "L"]:
+    return terms if len(terms) == latents else jnp.repeat(jnp.sum(terms)[None] / latents, latents)
+
+
 def training_log_prob(distribution: dist.Distribution, z: Float[Array, "L"]) -> Float[Array, ""]:
     """Return log p(z) with the fastest form that has the exact value and the exact first derivatives.
 
@@ -278,12 +306,7 @@ class SharedFamilyMixture(dist.Distribution):
             choose, draw = jax.random.split(key)
             return self.head(self.parameters[jax.random.randint(choose, (), 0, count)]).sample(draw)  # type: ignore[operator]
 
-        if not sample_shape:
-            return one(key)
-        keys = jax.random.split(key, sample_shape)
-        for _ in sample_shape:
-            one = jax.vmap(one)
-        return one(keys)
+        return _drawn(one, key, sample_shape)
 
     def log_prob(self, z: Array, intermediates: object = None) -> Array:
         """Return log (1/K) Σ_k head(parameters_k)(z) in nats."""
@@ -291,45 +314,22 @@ class SharedFamilyMixture(dist.Distribution):
         return logsumexp(members, axis=0) - jnp.log(len(self.parameters))
 
 
-class Flow(dist.Distribution):
-    """z = T(e), e ~ ``base``, a diagonal Gaussian, with an invertible T steered by ``context``; event shape (L,).
+class Moved(dist.Distribution):
+    """What standard normal noise becomes: event shape (L,), without closed moments.
 
-    Mean and variance have no closed form: they are those of fixed draws, in pairs ±ε.
+    Mean and variance are those of fixed draws of the noise, in pairs ±ε.
     """
 
-    pytree_data_fields = ("base", "flow", "context")
     support = constraints.real_vector
-    reparametrized_params: ClassVar[list[str]] = ["base", "flow", "context"]
 
-    def __init__(self, base: dist.Distribution, flow: CouplingFlow, context: Float[Array, "C"]) -> None:
-        self.base, self.flow, self.context = base, flow, context
-        super().__init__((), base.event_shape, validate_args=False)
-
-    def cooled(self, temperature: ArrayLike) -> Flow:
-        """Return the flow with its noise times ``temperature``."""
-        return Flow(cooled(self.base, temperature), self.flow, self.context)
-
-    def _transformed(self, e: Float[Array, "... L"]) -> Float[Array, "... L"]:
-        return jnp.vectorize(lambda e: self.flow.forward(e, self.context), signature="(l)->(l)")(e)
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draw e, and move it."""
-        return self._transformed(self.base.sample(key, sample_shape))
-
-    def log_prob(self, z: Array, intermediates: object = None) -> Array:
-        """Return log base(T⁻¹(z)) + log |det ∂T⁻¹/∂z| in nats for z of shape (…, L)."""
-
-        def one(z: Array) -> Array:
-            e, log_determinant = self.flow.inverse(z, self.context)
-            return self.base.log_prob(e) + log_determinant
-
-        return jnp.vectorize(one, signature="(l)->()")(z)
+    @abstractmethod
+    def moved(self, noise: Float[Array, "L"]) -> Float[Array, "L"]:
+        """Return the z that one draw of the noise becomes."""
 
     @property
     def _fixed(self) -> Float[Array, "K L"]:
         noise = np.random.default_rng(0).standard_normal((FIXED_PAIRS, *self.event_shape)).astype(np.float32)
-        base = self.base.base_dist
-        return self._transformed(base.loc + base.scale * np.concatenate([noise, -noise]))
+        return jax.vmap(self.moved)(jnp.concatenate([noise, -noise]))
 
     @property
     def mean(self) -> Array:
@@ -340,6 +340,122 @@ class Flow(dist.Distribution):
     def variance(self) -> Array:
         """Var[z_l], estimated."""
         return jnp.var(self._fixed, axis=0, ddof=1)
+
+
+class Flow(Moved):
+    """z = T(e), e ~ ``base``, a diagonal Gaussian, with an invertible T steered by ``context``; event shape (L,)."""
+
+    pytree_data_fields = ("base", "flow", "context")
+    reparametrized_params: ClassVar[list[str]] = ["base", "flow", "context"]
+
+    def __init__(self, base: dist.Distribution, flow: CouplingFlow, context: Float[Array, "C"]) -> None:
+        self.base, self.flow, self.context = base, flow, context
+        super().__init__((), base.event_shape, validate_args=False)
+
+    def cooled(self, temperature: ArrayLike) -> Flow:
+        """Return the flow with its noise times ``temperature``."""
+        return Flow(cooled(self.base, temperature), self.flow, self.context)
+
+    def moved(self, noise: Float[Array, "L"]) -> Float[Array, "L"]:
+        """Return T(loc + scale · noise)."""
+        base = self.base.base_dist
+        return self.flow.forward(base.loc + base.scale * noise, self.context)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw e, and move it."""
+        e = self.base.sample(key, sample_shape)
+        return jnp.vectorize(lambda e: self.flow.forward(e, self.context), signature="(l)->(l)")(e)
+
+    def log_prob(self, z: Array, intermediates: object = None) -> Array:
+        """Return log base(T⁻¹(z)) + log |det ∂T⁻¹/∂z| in nats for z of shape (…, L)."""
+
+        def one(z: Array) -> Array:
+            e, log_determinant = self.flow.inverse(z, self.context)
+            return self.base.log_prob(e) + log_determinant
+
+        return jnp.vectorize(one, signature="(l)->()")(z)
+
+
+class Path(Protocol):
+    """How a chain goes on: what it knows at first, the distribution of its next link, and what it knows after that."""
+
+    def start(self) -> Any:
+        """Return what is known before anything is drawn."""
+
+    def at(self, number: int, state: Any) -> dist.Distribution:
+        """Return the distribution of link ``number``, event shape (L_number,), given those before it."""
+
+    def follow(self, number: int, state: Any, z: Float[Array, "..."]) -> Any:
+        """Return what is known when link ``number`` is z."""
+
+
+class Chain(Moved):
+    """z = (z_1, …, z_n), every link drawn given those before it: log p(z) = Σ_l log p(z_l | z_1, …, z_{l−1}).
+
+    ``sizes`` are the lengths of the links, ``path`` gives their distributions; each is made of the same noise times
+    ``temperature``. The moments ask for Gaussian links.
+    """
+
+    pytree_data_fields = ("path", "temperature")
+    pytree_aux_fields = ("sizes",)
+
+    def __init__(self, path: Path, sizes: tuple[int, ...], temperature: ArrayLike | None = None) -> None:
+        self.path, self.sizes, self.temperature = path, sizes, temperature
+        super().__init__((), (sum(sizes),), validate_args=False)
+
+    def cooled(self, temperature: ArrayLike) -> Chain:
+        """Return the chain with the noise of every link times ``temperature``."""
+        return Chain(self.path, self.sizes, temperature)
+
+    def walk(self, choose: Callable[[int, dist.Distribution], Array]) -> Iterator[tuple[dist.Distribution, Array]]:
+        """Yield the distribution of every link and the value that ``choose(number, distribution)`` gives to it."""
+        state = self.path.start()
+        for number in range(len(self.sizes)):
+            link = self.path.at(number, state)
+            link = link if self.temperature is None else cooled(link, self.temperature)
+            part = choose(number, link)
+            yield link, part
+            state = self.path.follow(number, state, part)
+
+    def links(self, z: Float[Array, "L"]) -> Iterator[tuple[dist.Distribution, Array]]:
+        """Yield the distribution of every link, given the links of z before it, and the link of z."""
+        parts = self._parts(z)
+        return self.walk(lambda number, _: parts[number])
+
+    def moved(self, noise: Float[Array, "L"]) -> Float[Array, "L"]:
+        """Return the z whose links are loc + scale · noise."""
+        parts = self._parts(noise)
+        links = self.walk(lambda number, link: link.base_dist.loc + link.base_dist.scale * parts[number])
+        return jnp.concatenate([part for _, part in links])
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw link after link."""
+
+        def one(key: Array) -> Array:
+            keys = jax.random.split(key, len(self.sizes))
+            return jnp.concatenate([part for _, part in self.walk(lambda number, link: link.sample(keys[number]))])
+
+        return _drawn(one, key, sample_shape)
+
+    def log_prob(self, z: Array, intermediates: object = None) -> Array:
+        """Return Σ_l log p(z_l | z_1, …, z_{l−1}) in nats for z of shape (…, L)."""
+        return jnp.vectorize(lambda z: sum(link.log_prob(part) for link, part in self.links(z)), signature="(l)->()")(z)
+
+    def training_log_prob(self, z: Float[Array, "L"]) -> Float[Array, ""]:
+        """Return ``log_prob`` by the forms of the links that training uses."""
+        return jnp.sum(jnp.stack([training_log_prob(link, part) for link, part in self.links(z)]))
+
+    def _parts(self, z: Float[Array, "L"]) -> list[Array]:
+        return jnp.split(z, np.cumsum(self.sizes)[:-1])
+
+
+def _drawn(one: Callable[[Array], Array], key: Array, sample_shape: tuple[int, ...]) -> Array:
+    """Return ``one(key)``, or draws of shape ``sample_shape`` with a key each."""
+    if not sample_shape:
+        return one(key)
+    for _ in sample_shape:
+        one = jax.vmap(one)
+    return one(jax.random.split(key, sample_shape))
 
 
 class Categorical(dist.CategoricalLogits):

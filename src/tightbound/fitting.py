@@ -26,7 +26,7 @@ from tightbound.evidence.evaluation import Evaluation, evaluate
 from tightbound.files import remove
 from tightbound.holdout import data_digest, held_out, subject
 from tightbound.inference import decode, embed, prior_draws, reconstruct, sample
-from tightbound.model import VAE, Model, to_arrays, trainable
+from tightbound.model import Model, ModelSpec, to_arrays, trainable
 from tightbound.objectives import ELBO, ObjectiveSpec
 from tightbound.pictures import Sheets, draw
 from tightbound.report.material import Material
@@ -97,7 +97,7 @@ class Fitted:
 
 def fit(
     data: Dataset,
-    spec: VAE,
+    spec: ModelSpec,
     objective: ObjectiveSpec | None = None,
     plan: Plan | None = None,
     *,
@@ -131,6 +131,7 @@ def fit(
     >>> from tightbound import Bernoulli, MLP, from_arrays
     >>> data = from_arrays(np.eye(30)[:, :4] > 0)
     >>> small = MLP(hidden=(4,))
+    >>> from tightbound import VAE
     >>> spec = VAE(sites=data.sites, latent=1, encoder=small, decoder=small, likelihood=Bernoulli())
     >>> fit(data, spec, plan=Plan(steps=4), draws=10).elbo.examples
     3
@@ -181,7 +182,7 @@ class _Fitting:
     def __init__(
         self,
         data: Dataset,
-        spec: VAE,
+        spec: ModelSpec,
         objective: ObjectiveSpec,
         plan: Plan,
         validation: float,

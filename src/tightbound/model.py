@@ -1,12 +1,14 @@
 """A variational autoencoder: three distributions, written for one example.
 
-:class:`VAE` is the spec, a model as a value without weights; :class:`Model` is the built model, a pytree. Batches and
-samples come from ``jax.vmap`` in the functions that use a model, never in here.
+:class:`VAE` is the spec, a model as a value without weights; :class:`Model` is the built model, a pytree. What they share
+with a hierarchy of latents (:mod:`tightbound.hierarchy`) is in their base classes. Batches and samples come from
+``jax.vmap`` in the functions that use a model, never in here.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -34,7 +36,7 @@ from tightbound.priors import Encoder, PriorHead, PriorSpec, StandardNormal
 from tightbound.schema import Kind, Measure, Sites, Statistics
 from tightbound.spec import Spec
 
-__all__ = ["VAE", "Model", "default_likelihood", "from_arrays", "merge", "to_arrays", "trainable"]
+__all__ = ["VAE", "Model", "ModelSpec", "OneLayer", "default_likelihood", "from_arrays", "merge", "to_arrays", "trainable"]
 
 
 def default_likelihood(kind: Kind) -> LikelihoodSpec:
@@ -54,27 +56,34 @@ def default_likelihood(kind: Kind) -> LikelihoodSpec:
     return table[kind]()
 
 
-class VAE(Spec):
-    """A variational autoencoder as a value: what x is, how many latents, and the parts.
+class ModelSpec(Spec):
+    """A model as a value: what x is, and the parts that every variational autoencoder has.
 
-    log p(x) = ELBO + KL(q(z|x) ‖ p(z|x)) with z of shape (``latent``,), x of shape (D,).
-
-    >>> import jax
-    >>> spec = VAE(sites=Sites(kind="binary", shape=(784,)), latent=20, likelihood=Bernoulli())
-    >>> model = spec.build(jax.random.key(0))
-    >>> model.posterior(jax.numpy.zeros(784)).event_shape
-    (20,)
+    A subclass says how z is made of them: ``layers`` are the numbers of latents in the order in which they are drawn,
+    ``parts`` the names of its parts.
     """
 
-    kind: Literal["vae"] = "vae"
     sites: Sites
-    latent: int = Field(ge=1, le=4096)
     encoder: Network = MLP()
     decoder: Network = MLP()
-    posterior: PosteriorSpec = DiagonalGaussian()
     prior: PriorSpec = StandardNormal()
     likelihood: AnyLikelihood
-    references: ClassVar[tuple[str, ...]] = ("kingma2014auto", "rezende2014stochastic")
+    parts: ClassVar[tuple[str, ...]]
+
+    if TYPE_CHECKING:  # a field or a property of the subclass
+
+        @property
+        def latent(self) -> int:
+            """The number L of latents."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[int, ...]:
+        """The number of latents in every layer, in the order in which the layers are drawn."""
+
+    @abstractmethod
+    def assemble(self, key: Array, statistics: Statistics) -> Model:
+        """Return the model with random weights; :meth:`build` calls it inside one compiled program."""
 
     def check(self) -> None:
         """Raise :class:`~tightbound.errors.SupportError` when the likelihood is not for these sites."""
@@ -92,10 +101,46 @@ class VAE(Spec):
 
     def describe(self) -> list[tuple[str, str]]:
         """Return (role, part) lines for people."""
-        parts = ("encoder", "decoder", "posterior", "prior", "likelihood")
-        return [("x", self.sites.describe()), ("z", f"{self.latent} latents")] + [
-            (role, _one_line(getattr(self, role))) for role in parts
+        latents = " → ".join(map(str, self.layers))
+        return [("x", self.sites.describe()), ("z", f"{latents} latents")] + [
+            (role, _one_line(getattr(self, role))) for role in self.parts
         ]
+
+
+class VAE(ModelSpec):
+    """A variational autoencoder as a value: what x is, how many latents, and the parts.
+
+    log p(x) = ELBO + KL(q(z|x) ‖ p(z|x)) with z of shape (``latent``,), x of shape (D,).
+
+    >>> import jax
+    >>> spec = VAE(sites=Sites(kind="binary", shape=(784,)), latent=20, likelihood=Bernoulli())
+    >>> model = spec.build(jax.random.key(0))
+    >>> model.posterior(jax.numpy.zeros(784)).event_shape
+    (20,)
+    """
+
+    kind: Literal["vae"] = "vae"
+    latent: int = Field(ge=1, le=4096)
+    posterior: PosteriorSpec = DiagonalGaussian()
+    references: ClassVar[tuple[str, ...]] = ("kingma2014auto", "rezende2014stochastic")
+    parts: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "posterior", "prior", "likelihood")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All latents in one layer."""
+        return (self.latent,)
+
+    def assemble(self, key: Array, statistics: Statistics) -> Model:
+        """Return the model with random weights."""
+        encoder_key, decoder_key, posterior_key, prior_key, likelihood_key = jax.random.split(key, 5)
+        sites = self.sites
+        posterior = self.posterior.build(self.latent, key=posterior_key)
+        likelihood = self.likelihood.build(sites, statistics, key=likelihood_key)
+        encoder = self.encoder.build(sites.feature_shape, (posterior.parameters,), key=encoder_key)
+        decoder = self.decoder.build((self.latent,), tuple(likelihood.parameter_shape), key=decoder_key)
+        prior = self.prior.build(self.latent, sites, statistics, key=prior_key)
+        mean, scale = Constant(statistics.mean), Constant(statistics.scale)
+        return OneLayer(encoder, decoder, posterior, prior, likelihood, mean, scale, self)
 
 
 def _one_line(part: Spec) -> str:
@@ -107,18 +152,52 @@ def _one_line(part: Spec) -> str:
 class Model(eqx.Module):
     """The three distributions of a variational autoencoder, for one example.
 
-    The field names are the keys of the model file. ``x`` is a float vector (D,) in the units of the data; ``observed``
-    (D,) marks the sites that are known, all when None; ``exposure`` is the row's exposure for counts.
+    ``x`` is a float vector (D,) in the units of the data; ``observed`` (D,) marks the sites that are known, all when None;
+    ``exposure`` is the row's exposure for counts. Subclasses say what p(z) is and how z becomes the parameters of p(x|z);
+    their field names are the keys of the model file.
     """
 
-    encoder: Any
-    decoder: Any
-    posterior_head: PosteriorHead
-    prior_head: PriorHead
-    likelihood_head: LikelihoodHead
-    mean: Constant
-    scale: Constant
-    spec: VAE = eqx.field(static=True)
+    if TYPE_CHECKING:  # in subclasses fields, in an order of their own, or properties
+
+        @property
+        def encoder(self) -> Any:
+            """What makes the parameters of q(z|x) of the features of x."""
+
+        @property
+        def decoder(self) -> Any:
+            """The network that ends in the parameters of p(x|z)."""
+
+        @property
+        def posterior_head(self) -> PosteriorHead:
+            """What makes q(z|x) of its parameters."""
+
+        @property
+        def prior_head(self) -> PriorHead:
+            """What makes p(z), or the part of it that is drawn first."""
+
+        @property
+        def likelihood_head(self) -> LikelihoodHead:
+            """What makes p(x|z) of its parameters."""
+
+        @property
+        def mean(self) -> Constant:
+            """The mean of every site over the training rows."""
+
+        @property
+        def scale(self) -> Constant:
+            """The deviation of every site over the training rows."""
+
+        @property
+        def spec(self) -> Any:
+            """The spec that the model was built from."""
+
+    @abstractmethod
+    def prior(self) -> dist.Distribution:
+        """Return p(z), a distribution over one z, event shape (L,)."""
+
+    @abstractmethod
+    def parameters(self, z: Float[Array, "L"]) -> Float[Array, "..."]:
+        """Return what the decoder makes of z, from which the likelihood takes the parameters of p(x|z)."""
 
     def posterior(self, x: Float[Array, "D"], observed: Bool[Array, "D"] | None = None) -> dist.Distribution:
         """Return q(z|x), a distribution over one z, event shape (L,); unobserved sites have no influence."""
@@ -130,13 +209,9 @@ class Model(eqx.Module):
             x = jnp.where(observed, x, self.mean())
         return self.encoder(self.spec.sites.features(x, observed, self.mean(), self.scale()))
 
-    def prior(self) -> dist.Distribution:
-        """Return p(z), a distribution over one z, event shape (L,)."""
-        return self.prior_head(Encoder(self.encoder, self.posterior_head))
-
     def likelihood(self, z: Float[Array, "L"], exposure: Float[Array, ""] | None = None) -> dist.Distribution:
         """Return p(x|z), a distribution over one x, batch shape (D,) = sites."""
-        return self.likelihood_head(self.decoder(z), exposure)
+        return self.likelihood_head(self.parameters(z), exposure)
 
     def log_likelihood(
         self,
@@ -209,17 +284,30 @@ class Model(eqx.Module):
         return self.likelihood_head.measure
 
 
+class OneLayer(Model):
+    """The model of a :class:`VAE`: all latents are drawn at once, and the decoder reads them."""
+
+    encoder: Any
+    decoder: Any
+    posterior_head: PosteriorHead
+    prior_head: PriorHead
+    likelihood_head: LikelihoodHead
+    mean: Constant
+    scale: Constant
+    spec: VAE = eqx.field(static=True)
+
+    def prior(self) -> dist.Distribution:
+        """Return p(z), which may borrow the encoder."""
+        return self.prior_head(Encoder(self.encoder, self.posterior_head))
+
+    def parameters(self, z: Float[Array, "L"]) -> Float[Array, "..."]:
+        """Return the decoder's output."""
+        return self.decoder(z)
+
+
 @eqx.filter_jit
-def _build(spec: VAE, key: Array, statistics: Statistics) -> Model:
-    encoder_key, decoder_key, posterior_key, prior_key, likelihood_key = jax.random.split(key, 5)
-    sites = spec.sites
-    posterior = spec.posterior.build(spec.latent, key=posterior_key)
-    likelihood = spec.likelihood.build(sites, statistics, key=likelihood_key)
-    encoder = spec.encoder.build(sites.feature_shape, (posterior.parameters,), key=encoder_key)
-    decoder = spec.decoder.build((spec.latent,), tuple(likelihood.parameter_shape), key=decoder_key)
-    prior = spec.prior.build(spec.latent, sites, statistics, key=prior_key)
-    mean, scale = Constant(statistics.mean), Constant(statistics.scale)
-    return Model(encoder, decoder, posterior, prior, likelihood, mean, scale, spec)
+def _build(spec: ModelSpec, key: Array, statistics: Statistics) -> Model:
+    return spec.assemble(key, statistics)
 
 
 def trainable(model: Tree) -> tuple[Tree, Tree]:

@@ -13,12 +13,13 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from tightbound.distributions import kl, stop, training_log_prob
+from tightbound.distributions import divergence, stop, training_log_prob
 from tightbound.errors import CombinationError
 from tightbound.model import Model
 from tightbound.rows import Batch, Row
@@ -61,15 +62,22 @@ class Objective(eqx.Module):
         """Return the terms of one row, with noise from ``key``."""
 
     @abstractmethod
-    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
-        """Return the loss from the terms averaged over the batch, at a step; each KL group covers ``latents``."""
+    def value(self, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...] | None = None) -> Loss:
+        """Return the loss from the terms averaged over the batch, at a step.
+
+        ``layers`` are the numbers of latents in every layer of the model; without them each KL group is one latent.
+        """
+
+    def judge(self) -> Objective:
+        """Return the objective whose terms of held-out rows tell which weights are best: the ELBO, unless overridden."""
+        return ELBO().build()
 
     def __call__(self, model: Model, batch: Batch, key: Array, step: Int[Array, ""]) -> Loss:
         """Return the loss of a batch: the mean over rows of weight 1; the prior is built once."""
         terms = self.rows(model, batch, key)
         total = jnp.maximum(jnp.sum(batch.weight), 1.0)
         mean = jax.tree.map(lambda term: jnp.tensordot(batch.weight, term, axes=1) / total, terms)
-        return self.value(mean, step, model.spec.latent / mean.kl.size)
+        return self.value(mean, step, model.spec.layers)
 
     def rows(self, model: Model, batch: Batch, key: Array) -> Terms:
         """Return the terms of every row, leading axis (B,): the only place where an objective is batched."""
@@ -91,6 +99,9 @@ def _row_keys(key: Array, rows: int) -> Array:
 class ObjectiveSpec(Spec):
     """The choice of an objective."""
 
+    def check(self, layers: tuple[int, ...]) -> None:
+        """Raise :class:`~tightbound.errors.CombinationError` when the objective is not for a model with these layers."""
+
     @abstractmethod
     def build(self) -> Objective:
         """Return the objective as a function."""
@@ -99,9 +110,11 @@ class ObjectiveSpec(Spec):
 class ELBO(ObjectiveSpec):
     r"""The loss L_i = −E_q[log p(x_i|z)] + β KL(q(z|x_i) ‖ p(z)), minus the evidence lower bound when β = 1.
 
-    The KL is closed where :func:`tightbound.distributions.kl` knows it and log q(z) − log p(z) at the draw otherwise.
+    The KL is closed where :func:`tightbound.distributions.kl` knows it and estimated at the draw otherwise, of
+    a hierarchy layer by layer (:func:`tightbound.distributions.divergence`).
     ``warmup`` is the number of steps of this run over which the weight of the KL rises linearly from 0 to ``beta``.
-    ``free_bits`` is the number of nats per latent below which the batch mean of the KL is not pushed further.
+    ``free_bits`` is the number of nats per latent below which the batch mean of the KL is not pushed further. Of a hierarchy
+    both may be tuples with one number for each layer, the top one first; records then hold the smallest weight.
     ``gradient="stl"`` scores the draw under q with its parameters held fixed: unbiased, and without noise once q is the
     true posterior (Roeder et al. 2017); the KL is then that of the draw.
 
@@ -111,22 +124,33 @@ class ELBO(ObjectiveSpec):
 
     kind: Literal["elbo"] = "elbo"
     beta: float = Field(default=1.0, ge=0)
-    warmup: int = Field(default=0, ge=0)
-    free_bits: float = Field(default=0.0, ge=0)
+    warmup: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    free_bits: NonNegativeFloat | tuple[NonNegativeFloat, ...] = 0.0
     gradient: Literal["pathwise", "stl"] = "pathwise"
     references: ClassVar[tuple[str, ...]] = (
         "kingma2014auto", "higgins2017beta", "bowman2016generating", "kingma2016improved", "roeder2017sticking",
     )  # fmt: skip
 
+    def check(self, layers: tuple[int, ...]) -> None:
+        """Raise :class:`CombinationError` when there are numbers for other layers than the model has."""
+        for name in ("warmup", "free_bits"):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) != len(layers):
+                raise CombinationError(
+                    f"ELBO({name}={given}) has a number for each of {len(given)} layers, but the model has {len(layers)}: give "
+                    f"as many numbers, the top layer's first, or one for all"
+                )
+
     def build(self) -> Objective:
         """Return the objective as a function."""
-        return _ELBO(jnp.float32(self.beta), jnp.float32(self.warmup), jnp.float32(self.free_bits), self.gradient == "stl")
+        warmup, free_bits = (jnp.asarray(given, jnp.float32) for given in (self.warmup, self.free_bits))
+        return _ELBO(jnp.float32(self.beta), warmup, free_bits, self.gradient == "stl")
 
 
 class _ELBO(Objective):
     beta: Float[Array, ""]
-    warmup: Float[Array, ""]
-    free_bits: Float[Array, ""]
+    warmup: Float[Array, "*layers"]
+    free_bits: Float[Array, "*layers"]
     stl: bool = eqx.field(static=True)
 
     def example(
@@ -139,18 +163,23 @@ class _ELBO(Objective):
         q = model.posterior(row.x, row.observed)
         z = q.sample(key)
         log_likelihood = model.log_likelihood(z, *row)
-        divergence = None if self.stl else kl(q, prior)
-        if divergence is None:
-            scored = stop(q) if self.stl else q
-            divergence = (scored.log_prob(z) - training_log_prob(prior, z))[None]
-        return Terms(-log_likelihood, divergence, log_likelihood - jnp.sum(divergence))
+        terms = divergence(stop(q) if self.stl else q, prior, z, closed=not self.stl)
+        return Terms(-log_likelihood, terms, log_likelihood - jnp.sum(terms))
 
-    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
-        beta = self.beta * jnp.minimum(1.0, step / jnp.maximum(self.warmup, 1.0) + (self.warmup == 0))
+    def value(self, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...] | None = None) -> Loss:
+        sizes = layers or (1,) * terms.kl.size
+        latents = sum(sizes) / terms.kl.size
+        free, warmup = (_each(numbers, sizes) for numbers in (self.free_bits, self.warmup))
+        beta = self.beta * jnp.minimum(1.0, step / jnp.maximum(warmup, 1.0) + (warmup == 0))
         # Without free bits nothing is clamped: a Monte Carlo KL may be negative, and cutting it at 0 would bias the loss.
-        floored = jnp.where(self.free_bits > 0, jnp.maximum(terms.kl, self.free_bits * latents), terms.kl)
-        penalised = jnp.sum(floored)
-        return Loss(terms.reconstruction + beta * penalised, terms, beta)
+        floored = jnp.where(free > 0, jnp.maximum(terms.kl, free * latents), terms.kl)
+        penalised = jnp.sum(beta * floored) if beta.ndim else beta * jnp.sum(floored)
+        return Loss(terms.reconstruction + penalised, terms, jnp.min(beta))
+
+
+def _each(numbers: Float[Array, "*layers"], sizes: tuple[int, ...]) -> Float[Array, "*L"]:
+    """Return the number of every latent from those of the layers; one number for all of them stays one."""
+    return jnp.repeat(numbers, np.asarray(sizes), total_repeat_length=sum(sizes)) if numbers.ndim else numbers
 
 
 class IWAE(ObjectiveSpec):
@@ -201,12 +230,16 @@ class _IWAE(Objective):
             held = jax.vmap(weigh)(jax.lax.stop_gradient(draws))
             weights = jax.lax.stop_gradient(jax.nn.softmax(-held[0] - held[1]))
             draws = jax.vmap(_scale_gradient)(draws, weights)
-        reconstruction, divergence = jax.vmap(weigh)(draws)
-        bound = logsumexp(-reconstruction - divergence) - jnp.log(self.k)
-        return Terms(jnp.mean(reconstruction), jnp.mean(divergence)[None], bound)
+        reconstruction, difference = jax.vmap(weigh)(draws)
+        bound = logsumexp(-reconstruction - difference) - jnp.log(self.k)
+        return Terms(jnp.mean(reconstruction), jnp.mean(difference)[None], bound)
 
-    def value(self, terms: Terms, step: Int[Array, ""], latents: float = 1.0) -> Loss:
+    def value(self, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...] | None = None) -> Loss:
         return Loss(-terms.bound, terms, jnp.float32(1.0))
+
+    def judge(self) -> Objective:
+        # The ELBO falls while this bound rises: q(z|x) grows wider than the ELBO likes it.
+        return self
 
 
 @jax.custom_vjp

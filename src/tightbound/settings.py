@@ -18,8 +18,9 @@ from tightbound.data.frames import TableSchema, infer
 from tightbound.data.load import BUILTIN, TABLE_SUFFIXES, load, read_table
 from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
+from tightbound.hierarchy import HierarchicalVAE, model_spec
 from tightbound.holdout import data_digest, held_out, subject
-from tightbound.model import VAE, Model, default_likelihood
+from tightbound.model import VAE, Model, ModelSpec, default_likelihood
 from tightbound.objectives import ELBO, IWAE, ObjectiveSpec
 from tightbound.schema import Kind, Sites
 from tightbound.spec import Custom, Spec
@@ -52,7 +53,6 @@ __all__ = [
 ]
 
 TABLES = ("model", "objective", "plan", "data")
-_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
 _OBJECTIVES: dict[str, type[ObjectiveSpec]] = {"elbo": ELBO, "iwae": IWAE}
 _DEFAULT_EPOCHS, _DEFAULT_STEPS = 100, 2000  # a small data set gets this many steps, a large one this many epochs
 _DECAY = 0.05  # decay alone would shrink the weights by exp(−_DECAY √steps) over a run at a constant rate
@@ -118,7 +118,7 @@ class DataOptions(Spec):
 class Settings(NamedTuple):
     """Everything that decides a run besides the source of the data."""
 
-    spec: VAE
+    spec: ModelSpec
     objective: ObjectiveSpec
     plan: Plan
     options: DataOptions
@@ -251,16 +251,17 @@ def _seed(run: Run) -> int:
     return int(run.training["plan"]["seed"])
 
 
-def _spec(sites: Sites, table: Tables) -> VAE:
+def _spec(sites: Sites, table: Tables) -> ModelSpec:
     if "sites" in table:
         raise SpecError("[model]", (("sites", "is told by the data; leave it out"),))
-    likelihood = default_likelihood(sites.kind)
-    fields = {"latent": default_latent(sites), "likelihood": likelihood, **table}
-    for role in _PARTS:
+    model, likelihood = model_spec(table), default_likelihood(sites.kind)
+    default = {"latent": default_latent(sites)} if model is VAE else {}
+    fields = {**default, "likelihood": likelihood, **table}
+    for role in model.parts:
         if role in table:
-            default = likelihood if role == "likelihood" else VAE.model_fields[role].default
-            fields[role] = _part(table[role], str(getattr(default, "kind", "")))
-    return VAE(sites=sites, **fields)
+            part = likelihood if role == "likelihood" else model.model_fields[role].default
+            fields[role] = _part(table[role], str(getattr(part, "kind", "")))
+    return model(sites=sites, **fields)
 
 
 def _part(value: Any, kind: str) -> Any:
@@ -378,10 +379,10 @@ def merge(below: Tables, above: Tables) -> Tables:
     return merged
 
 
-def to_toml(spec: VAE, objective: ObjectiveSpec, plan: Plan, options: DataOptions) -> str:
+def to_toml(spec: ModelSpec, objective: ObjectiveSpec, plan: Plan, options: DataOptions) -> str:
     """Return the TOML from which the same run can be started again."""
-    lines = ["[model]", f"latent = {spec.latent}", ""]
-    for role in _PARTS:
+    lines = ["[model]", *_fields(spec, leave=("sites", *spec.parts)), ""]
+    for role in spec.parts:
         lines += [f"[model.{role}]", *_fields(getattr(spec, role)), ""]
     for name, part in (("objective", objective), ("plan", plan), ("data", options)):
         lines += [f"[{name}]", *_fields(part), ""]
@@ -393,7 +394,7 @@ def spec_of(run: Run) -> str:
     return to_toml(*rebuilt(run), DataOptions(**run.training["loaded"].get("options", {})))
 
 
-def rebuilt(run: Run) -> tuple[VAE, ObjectiveSpec, Plan]:
+def rebuilt(run: Run) -> tuple[ModelSpec, ObjectiveSpec, Plan]:
     """Return the model, the objective and the plan of a run."""
     return run.spec, _objective(run.training["objective"]), Plan(**run.training["plan"])
 
@@ -401,8 +402,11 @@ def rebuilt(run: Run) -> tuple[VAE, ObjectiveSpec, Plan]:
 def template() -> str:
     """Return a TOML to start from: every choice with its default, the alternatives as comments."""
     lines = ["# A run of tightbound: tightbound fit DATA --spec FILE.toml --out RUN. Flags win over this file.", ""]
-    lines += ["[model]", "# latent = 16  (left out: chosen by the number of sites)", ""]
-    for role in _PARTS:
+    lines += ["[model]", "# latent = 16  (left out: chosen by the number of sites)"]
+    lines += ["# latents = [8, 16]  (in place of latent: a hierarchy of layers, the top one first; with it also:)"]
+    hierarchy = ("kind", "sites", "latents", *HierarchicalVAE.parts)
+    lines += [f"# {line}" for line in _fields(HierarchicalVAE.model_construct(), explain=True, leave=hierarchy)] + [""]
+    for role in VAE.parts:
         default = VAE.model_fields[role].default
         shown = default if isinstance(default, Spec) else None
         lines += [*_choice(f"model.{role}", shown, _alternatives(VAE, role)), ""]
@@ -425,11 +429,11 @@ def _choice(name: str, default: Spec | None, alternatives: Sequence[type[Spec]])
     return lines
 
 
-def _fields(part: Spec, *, explain: bool = False) -> Iterator[str]:
+def _fields(part: Spec, *, explain: bool = False, leave: Sequence[str] = ()) -> Iterator[str]:
     """Yield the fields of a spec as lines of TOML; what is None cannot be written: a comment, if anything."""
-    values = part.model_dump(mode="json")
+    values = part.model_dump(mode="json", exclude=set(leave))
     for name, info in type(part).model_fields.items():
-        if name == "kind" and isinstance(part, Plan):
+        if name in leave or (name == "kind" and isinstance(part, Plan)):
             continue
         choices = _choices(info.annotation)
         note = f"one of {', '.join(choices)}" if len(choices) > 1 and explain else ""

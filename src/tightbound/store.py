@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from tightbound.errors import FormatError, OutputExistsError, SpecError, StoreError, UntrustedError
 from tightbound.files import read_json, refuse_existing, remove, write_bytes, write_json
-from tightbound.model import VAE, Model, from_arrays, to_arrays
+from tightbound.hierarchy import model_spec
+from tightbound.model import Model, ModelSpec, from_arrays, to_arrays
 from tightbound.spec import Spec, canonical_json, customs
 
 try:
@@ -122,7 +123,7 @@ def _model_file(path: Path) -> Path:
     return path
 
 
-def _outline(spec: VAE) -> Model:
+def _outline(spec: ModelSpec) -> Model:
     """Return the model with arrays of the right names, shapes and types that take no memory and no time to make.
 
     What a file announces is compared with what it holds before anything of the announced size is allocated.
@@ -146,11 +147,11 @@ def require_trust(spec: Spec, trust: Sequence[str]) -> None:
             )
 
 
-def _read_spec(fields: Any, path: Path) -> VAE:
+def _read_spec(fields: Any, path: Path) -> ModelSpec:
     if not isinstance(fields, dict):
         raise FormatError(f"{path} holds no model spec")
     try:
-        return VAE(**fields)
+        return model_spec(fields)(**fields)
     except SpecError as error:
         raise FormatError(f"{path} holds a spec that this version does not know: {error}") from None
 
@@ -196,7 +197,7 @@ class Run:
     """
 
     path: Path
-    spec: VAE
+    spec: ModelSpec
     training: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any]
@@ -296,7 +297,7 @@ class RunWriter:
         except OSError:  # some network file systems have no locks
             return
 
-    def begin(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
+    def begin(self, spec: ModelSpec, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
         """Start a run folder; raise :class:`OutputExistsError` when it exists, finished or not."""
         refuse_existing(self.path)
         if self.partial.exists():
@@ -310,13 +311,13 @@ class RunWriter:
         self._hold()
         self._begin(spec, training, split)
 
-    def _begin(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
+    def _begin(self, spec: ModelSpec, training: dict[str, Any], split: dict[str, np.ndarray]) -> None:
         write_json(self.partial / _ENVIRONMENT, environment())
         write_bytes(self.partial / _SPLIT, _pack(split, {"format": FORMAT}))
         write_json(self.partial / "training.json", training)
         write_json(self.partial / "spec.json", {"format": FORMAT, "model": spec.model_dump(mode="json")})
 
-    def resume(self, spec: VAE, training: dict[str, Any], split: dict[str, np.ndarray]) -> Resumed:
+    def resume(self, spec: ModelSpec, training: dict[str, Any], split: dict[str, np.ndarray]) -> Resumed:
         """Return what an unfinished run continues with; one that was killed before it began begins now.
 
         Raises :class:`StoreError` when there is nothing to resume or when spec, objective, plan or data differ.
@@ -340,7 +341,7 @@ class RunWriter:
         write_bytes(self.partial / _METRICS, "".join(canonical_json(record) + "\n" for record in kept).encode())
         return Resumed(arrays, head["step"], kept, differences)
 
-    def _require_same(self, spec: VAE, training: dict[str, Any]) -> None:
+    def _require_same(self, spec: ModelSpec, training: dict[str, Any]) -> None:
         head = read_json(self.partial / "spec.json")
         _check_format(head, self.partial / "spec.json")
         stored = {"model": head.get("model"), **_read_object(self.partial / "training.json")}

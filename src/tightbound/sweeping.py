@@ -22,7 +22,7 @@ from tightbound.evidence.importance import FEW, importance
 from tightbound.files import refuse_existing, write_folder, write_json
 from tightbound.fitting import Evaluating, starting_statistics
 from tightbound.holdout import data_digest, held_out
-from tightbound.model import VAE, Model
+from tightbound.model import Model, ModelSpec
 from tightbound.objectives import ELBO, ObjectiveSpec
 from tightbound.pictures import Place, latent_sizes, rate_distortion, save
 from tightbound.schema import Measure
@@ -156,7 +156,7 @@ class Sweep:
 
 def sweep(
     data: Dataset,
-    spec: VAE,
+    spec: ModelSpec,
     objective: ObjectiveSpec | None = None,
     plan: Plan | None = None,
     *,
@@ -217,7 +217,7 @@ def sweep(
     if part == "training":
         notes = ("no row was held out: the numbers are of the training rows and flatter the models", *notes)
     if len(grid.latents) > 1:
-        forms = {size: outline(spec.replace(latent=size)) for size in grid.latents}
+        forms = {size: outline(_sized(spec, size)) for size in grid.latents}
         models = [unnested(model, forms[size]) for model, (_, size, _) in zip(models, grid.members, strict=True)]
     members = tuple(
         SweepMember(*setting, best_step=marks.best_step, model=model, **_estimates(values, number, draws, model.measure))
@@ -251,7 +251,7 @@ class _Grid(NamedTuple):
 
 
 def _grid(
-    spec: VAE,
+    spec: ModelSpec,
     objective: ObjectiveSpec,
     plan: Plan,
     beta: Sequence[float] | None,
@@ -277,25 +277,30 @@ def _grid(
         raise SpecError("sweep", tuple(problems))
     grid = _Grid(*given.values())
     for size in grid.latents:
-        spec.replace(latent=size)
+        _sized(spec, size)
     for seed in grid.seeds:
         plan.replace(seed=seed)
     if len(grid.latents) > 1:
         require_nesting(spec, grid.latents)
-        if getattr(objective, "free_bits", 0) > 0:
+        if np.any(np.asarray(getattr(objective, "free_bits", 0.0)) > 0):
             raise SpecError("sweep", (("free_bits", "are per latent: sweep over one number of latents with them"),))
     return grid
 
 
-def _members(grid: _Grid, spec: VAE, objective: ObjectiveSpec, rows: Dataset) -> list[Member]:
+def _sized(spec: ModelSpec, latent: int) -> ModelSpec:
+    """Return the spec with so many latents."""
+    return spec if latent == spec.latent else spec.replace(latent=latent)
+
+
+def _members(grid: _Grid, spec: ModelSpec, objective: ObjectiveSpec, rows: Dataset) -> list[Member]:
     """Return the models where they start, all of them in the form of the one with the most latents."""
     statistics = {seed: starting_statistics(rows, seed) for seed in grid.seeds}
     starts = {
-        (size, seed): spec.replace(latent=size).build(run_key(seed), statistics[seed])
+        (size, seed): _sized(spec, size).build(run_key(seed), statistics[seed])
         for size, seed in product(grid.latents, grid.seeds)
     }
     if len(grid.latents) > 1:
-        form = outline(spec.replace(latent=max(grid.latents)))
+        form = outline(_sized(spec, max(grid.latents)))
         starts = {which: nested(model, form) for which, model in starts.items()}
     return [
         Member(

@@ -121,7 +121,11 @@ def collapse(subject: Subject) -> Outcome:
     if len(subject.rows.x) < 2:
         return skip("a single row cannot tell whether the latents respond to x")
     kl, active, latents = subject.kl, subject.active, subject.model.spec.latent
-    text = f"the KL of q(z|x) from the prior is {kl:.3g} nats and {active} of {number_of(latents, 'latent')} are active"
+    layers = ", ".join(f"{nats:.3g}" for nats, _ in subject.layer_kl)
+    of_layers = f" ({layers} in the layers, the top one first)" if layers else ""
+    text = (
+        f"the KL of q(z|x) from the prior is {kl:.3g} nats{of_layers} and {active} of {number_of(latents, 'latent')} are active"
+    )
     return judged(kl < COLLAPSED or active == 0, text, kl)
 
 
@@ -288,7 +292,7 @@ def undertraining(subject: Subject) -> Outcome:
 
 def warmup(subject: Subject) -> Outcome:
     """TB010: whether the KL ever had its full weight."""
-    length, beta = subject.objective.get("warmup", 0), subject.objective.get("beta", 1.0)
+    length, beta = np.max(subject.objective.get("warmup", 0)), subject.objective.get("beta", 1.0)
     if not length or not beta:
         return skip("the objective has no warm-up of the KL")
     last = finite(subject.records[-1], "beta") if subject.records else None

@@ -6,7 +6,7 @@ Everything that leaves this module is a NumPy array: the checks themselves are a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,11 +15,17 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
-from tightbound.distributions import GaussianMixture, SharedFamilyMixture, diagonal_gaussian, is_diagonal_gaussian, kl
+from tightbound.distributions import (
+    GaussianMixture,
+    SharedFamilyMixture,
+    diagonal_gaussian,
+    divergence,
+    is_diagonal_gaussian,
+)
 from tightbound.model import Model
 from tightbound.rows import Row, Rows, RowSource, both_ways, hasty, in_blocks, over_blocks
 
-__all__ = ["Posteriors", "Prior", "posteriors", "prior"]
+__all__ = ["Posteriors", "Prior", "gaussian_family", "posteriors", "prior"]
 
 BLOCK = 64  # a mixture prior of thousands of components meets every draw of a block at once
 DRAWS = 4  # of every row, where the KL has no closed form
@@ -69,6 +75,19 @@ def posteriors(model: Model, data: RowSource) -> Posteriors:
     return Posteriors(*over_blocks(of_block, in_blocks(data, BLOCK)))
 
 
+def gaussian_family(model: Model) -> Literal["diagonal", "full"] | None:
+    """Return which kind of Gaussian q(z|x) is, None when it is none."""
+    found: list[Literal["diagonal", "full"] | None] = []
+
+    def look(x: Array) -> Array:
+        q = model.posterior(x)
+        found.append("diagonal" if is_diagonal_gaussian(q) else "full" if isinstance(q, dist.MultivariateNormal) else None)
+        return q.mean
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((model.spec.sites.count,), jnp.float32))
+    return found[0]
+
+
 def prior(model: Model, points: np.ndarray) -> Prior:
     """Return what p(z) is, with the responsibilities of its components for ``points`` (n, L)."""
     variance, *special = _prior(model, jnp.asarray(points), jax.random.key(SEED + 1))
@@ -85,12 +104,10 @@ def _posteriors(
         q = model.posterior(row.x, row.observed)
         draws = _draw(q, noise, jax.random.fold_in(key, number))
         log_prior = jax.vmap(p_z.log_prob)(draws)
-        divergence = kl(q, p_z)
-        if divergence is None:
-            divergence = jnp.mean(jax.vmap(q.log_prob)(draws) - log_prior)[None]
+        rate = jnp.mean(jax.vmap(lambda z: divergence(q, p_z, z))(draws), axis=0)
         p_x = model.likelihood(q.mean, row.exposure)
         sigma = p_x.scale if isinstance(p_x, dist.Normal) else jnp.zeros(0)
-        return q.mean, jnp.sqrt(q.variance), divergence, draws[0], log_prior[0], sigma
+        return q.mean, jnp.sqrt(q.variance), rate, draws[0], log_prior[0], sigma
 
     return jax.vmap(one)(rows.batch(index, key).rows, index, noise)
 

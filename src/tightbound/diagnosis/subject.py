@@ -14,7 +14,6 @@ from tightbound.errors import DataError
 from tightbound.evidence.gaps import log_densities
 from tightbound.evidence.importance import Importance, importance
 from tightbound.model import Model
-from tightbound.posteriors import DiagonalGaussian, FullGaussian
 from tightbound.rows import RowSource, bucket, require_fixed
 from tightbound.schema import Sites
 
@@ -95,6 +94,15 @@ class Subject:
         kl = self.posteriors.kl
         return kl.mean(axis=0, dtype=np.float64) if kl.shape[1] == self.model.spec.latent else None
 
+    @property
+    def layer_kl(self) -> list[tuple[float, float]]:
+        """The mean KL of every layer of a hierarchy in nats with its standard error, the top one first; none for one layer."""
+        layers, kl = self.model.spec.layers, self.posteriors.kl.astype(np.float64)
+        if len(layers) == 1:
+            return []
+        parts = [part.sum(axis=1) for part in np.split(kl, np.cumsum(layers)[:-1], axis=1)]
+        return [(float(part.mean()), float(part.std() / len(part) ** 0.5)) for part in parts]
+
     @cached_property
     def activity(self) -> np.ndarray:
         """Var_x(E[z_l|x]) / Var(z_l) per latent (L,), the last under the prior: 1 for the standard normal."""
@@ -109,13 +117,13 @@ class Subject:
     @cached_property
     def gap(self) -> aggregate.Gap:
         """The sharpest lower bound that the training rows give on the KL of the aggregate posterior from the prior."""
-        q, gaussian, family = self.posteriors, self.prior.gaussian, self.model.spec.posterior
+        q, gaussian, family = self.posteriors, self.prior.gaussian, measurements.gaussian_family(self.model)
         z, gaps, density = q.draw, [], None
-        if isinstance(family, DiagonalGaussian | FullGaussian):
+        if family is not None:
             standard = np.stack([np.zeros(z.shape[1]), np.ones(z.shape[1])]) if gaussian is None else gaussian
             marginals, product = aggregate.marginals(z, q.mean, q.scale, standard)
             gaps += [] if gaussian is None else [marginals]
-            density = product if isinstance(family, DiagonalGaussian) else None
+            density = product if family == "diagonal" else None
         if gaussian is not None:
             gaps += [gap for gap in [aggregate.moments(z, gaussian)] if gap is not None]
         if density is None:

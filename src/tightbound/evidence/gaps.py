@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from scipy.special import logsumexp
 
-from tightbound.distributions import kl, stop
+from tightbound.distributions import divergence, stop
 from tightbound.errors import CombinationError, DataError, SpecError
 from tightbound.evidence.estimate import Estimate, mean_estimate
 from tightbound.evidence.importance import importance
@@ -259,9 +259,7 @@ def _terms(rows: Rows, index: Int[Array, "R"], key: Array, model: Model) -> tupl
     def one(row: Row, number: Array) -> tuple[Array, ...]:
         q = model.posterior(row.x, row.observed)
         z = q.sample(jax.random.fold_in(key, number))
-        own, closed = q.log_prob(z), kl(q, prior)
-        rate = own - prior.log_prob(z) if closed is None else jnp.sum(closed)
-        return rate, -model.log_likelihood(z, *row), own, z
+        return jnp.sum(divergence(q, prior, z)), -model.log_likelihood(z, *row), q.log_prob(z), z
 
     return jax.vmap(one)(batch.rows, index)
 

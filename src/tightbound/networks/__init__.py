@@ -12,9 +12,10 @@ from typing import Annotated
 from pydantic import Field
 
 from tightbound.networks.conv import Convolutional
+from tightbound.networks.mixer import Mixer
 from tightbound.networks.mlp import MLP
 from tightbound.spec import Custom
 
-__all__ = ["MLP", "Convolutional", "Network"]
+__all__ = ["MLP", "Convolutional", "Mixer", "Network"]
 
-Network = Annotated[MLP | Convolutional | Custom, Field(discriminator="kind")]
+Network = Annotated[MLP | Convolutional | Mixer | Custom, Field(discriminator="kind")]

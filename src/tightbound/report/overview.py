@@ -59,6 +59,13 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     facts.append((f"rate, KL(q(z | x) ‖ p(z)), {material.part} rows", _bounded(asdict(rate), unit)))
     facts.append((f"distortion, −E log p(x | z), {material.part} rows", _bounded(asdict(distortion), unit)))
     facts += [
+        (
+            f"KL of layer {number}, {latents} latents",
+            f"{nats:.2f} ± {error:.2f} {unit} (training rows, one link of the chain rule)",
+        )
+        for number, (latents, (nats, error)) in enumerate(zip(run.spec.layers, subject.layer_kl, strict=False), 1)
+    ]
+    facts += [
         ("active latents", f"{subject.active} of {run.spec.latent}: their means vary by more than {ACTIVE:.0%} of the prior"),
         ("weights", f"{summary['parameters']:,}"),
         ("training", f"{summary['steps']:,} steps, {summary['training_seconds']:.1f} s"),

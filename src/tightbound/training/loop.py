@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
-from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms
+from tightbound.objectives import Loss, Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
 from tightbound.training.packing import Packed, Packing
 from tightbound.training.plan import Plan, Rates
@@ -140,6 +140,7 @@ class Trainer:
         self.interval = plan.evaluation_interval(count)
         self.record_every = max(1, math.ceil(self.total / RECORDS))
         self.rates = plan.rates(count)
+        objective.check(model.spec.layers)
         self.objective = objective.build()
         self.rows = place(data)
         self.key = run_key(plan.seed)
@@ -242,19 +243,19 @@ class Trainer:
     def _evaluate_when_due(self) -> None:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
 
-        Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
-        with β < 1 would be cut short as soon as it learns what it was asked for.
+        Best is what the objective calls best at the end of training, with the KL weighted as there and its own draws: by the
+        ELBO itself a run with β < 1, or with many draws, would be cut short as soon as it learns what it was asked for.
         """
         rows, current, marks = self.validation, self._current(), self.marks
         if rows is None or (marks.step % self.interval and marks.step < self.total):
             return
-        objective, model, key = ELBO().build(), merge(current, self.rest), evaluation_key(self.key)
+        objective, model, key = self.objective.judge(), merge(current, self.rest), evaluation_key(self.key)
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
         each = over_blocks(_evaluate_block, parts, model, objective, key)
         means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
-        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.latent / terms.kl.size))
-        if marks.judge(float(means[-1]), weighted):
+        weighted = -float(_value(self.objective, terms, jnp.int32(self.total), model.spec.layers))
+        if marks.judge(-float(means[0] + np.sum(means[1])), weighted):
             self.best = current
 
 
@@ -502,8 +503,8 @@ def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective
 
 
 @eqx.filter_jit
-def _value(objective: Objective, terms: Terms, step: Int[Array, ""], latents: float) -> Array:
-    return objective.value(terms, step, latents).value
+def _value(objective: Objective, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...]) -> Array:
+    return objective.value(terms, step, layers).value
 
 
 @eqx.filter_jit

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from tightbound.distributions import confined
 from tightbound.errors import CombinationError
 from tightbound.likelihoods.base import Constant
-from tightbound.model import VAE, Model
+from tightbound.model import VAE, Model, ModelSpec
 from tightbound.posteriors import PosteriorHead
 from tightbound.priors import Encoder, PriorHead
 from tightbound.spec import Custom
@@ -65,8 +65,10 @@ class _Prior(PriorHead):
         return confined(self.part(encoder), self.kept())
 
 
-def require_nesting(spec: VAE, sizes: tuple[int, ...]) -> None:
+def require_nesting(spec: ModelSpec, sizes: tuple[int, ...]) -> None:
     """Raise :class:`~tightbound.errors.CombinationError` when models of these numbers of latents cannot be nested."""
+    if not isinstance(spec, VAE):
+        raise CombinationError("latents in several layers cannot be switched off one by one: sweep over one number of them")
     roles = {role: getattr(spec, role) for role in ("encoder", "decoder", "posterior", "prior")}
     for role, part in roles.items():
         if isinstance(part, Custom) or getattr(part, "kind", "") == "flow":
@@ -83,7 +85,7 @@ def require_nesting(spec: VAE, sizes: tuple[int, ...]) -> None:
         )
 
 
-def outline(spec: VAE) -> Model:
+def outline(spec: ModelSpec) -> Model:
     """Return a model with shapes in the place of arrays; nothing is computed."""
     return eqx.filter_eval_shape(spec.build, jax.random.key(0))
 

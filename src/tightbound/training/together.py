@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import TrainingError
 from tightbound.model import Model, merge, trainable
-from tightbound.objectives import ELBO, Objective, ObjectiveSpec, Terms
+from tightbound.objectives import Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_sites
 from tightbound.training.loop import (
     CHUNK,
@@ -79,6 +79,9 @@ class Together:
 
     def __init__(self, members: Sequence[Member], data: RowSource, plan: Plan, validation: RowSource | None = None) -> None:
         self.members, self.plan, self.count = members, plan, len(data.x)
+        self.layers = members[0].model.spec.layers
+        for member in members:
+            member.objective.check(self.layers)
         for source in (data, validation):
             if source is not None:
                 require_sites(members[0].model.spec.sites, source)
@@ -89,7 +92,9 @@ class Together:
         self.interval = plan.evaluation_interval(self.count) if self.validation is not None else None
         self.rows = place(data)
         self.keys = jnp.stack([run_key(member.seed) for member in members])
-        self.objectives: Objective = _stacked([member.objective.build() for member in members])
+        built = [member.objective.build() for member in members]
+        self.objectives: Objective = _stacked(built)
+        self.judges: Objective = _stacked([objective.judge() for objective in built])
         halves = [trainable(member.model) for member in members]
         self.rests: Model = _stacked([rest for _, rest in halves])
         self.states: State = _stacked([begin(trained, self.rates) for trained, _ in halves])
@@ -150,14 +155,14 @@ class Together:
             return
         current, keys = self._current(), jax.vmap(evaluation_key)(self.keys)
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
-        each = over_blocks(_evaluate_block, parts, current, self.rests, ELBO().build(), keys)
+        each = over_blocks(_evaluate_block, parts, current, self.rests, self.judges, keys)
         means: list[Any] = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
-        latents = self.members[0].model.spec.latent / terms.kl.shape[-1]
-        losses = _values(self.objectives, terms, jnp.int32(self.total), latents)
+        losses = _values(self.objectives, terms, jnp.int32(self.total), self.layers)
+        elbos = -(means[0] + np.sum(means[1], axis=-1))
         better = [
             not marks.stopped(self.plan.patience) and marks.judge(elbo, weighted)
-            for marks, elbo, weighted in zip(self.marks, means[-1].tolist(), (-np.asarray(losses)).tolist(), strict=True)
+            for marks, elbo, weighted in zip(self.marks, elbos.tolist(), (-np.asarray(losses)).tolist(), strict=True)
         ]
         self.best = _chosen(jnp.array(better), current, self.best)
 
@@ -204,18 +209,16 @@ def _run(
 
 
 @eqx.filter_jit
-def _evaluate_block(
-    rows: Rows, index: Int[Array, "B"], trained: Model, rests: Model, objective: Objective, keys: Array
-) -> Terms:
-    def one(trained: Model, rest: Model, key: Array) -> Terms:
+def _evaluate_block(rows: Rows, index: Int[Array, "B"], trained: Model, rests: Model, judges: Objective, keys: Array) -> Terms:
+    def one(trained: Model, rest: Model, objective: Objective, key: Array) -> Terms:
         return rows_terms(merge(trained, rest), objective, rows, index, jax.random.fold_in(key, index[0]))
 
-    return eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, 0), out_axes=1)(trained, rests, keys)
+    return eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, _MAPPED, 0), out_axes=1)(trained, rests, judges, keys)
 
 
 @eqx.filter_jit
-def _values(objectives: Objective, terms: Terms, step: Int[Array, ""], latents: float) -> Float[Array, "M"]:
-    return eqx.filter_vmap(lambda objective, mean: objective.value(mean, step, latents).value)(objectives, terms)
+def _values(objectives: Objective, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...]) -> Float[Array, "M"]:
+    return eqx.filter_vmap(lambda objective, mean: objective.value(mean, step, layers).value)(objectives, terms)
 
 
 @eqx.filter_jit
