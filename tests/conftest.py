@@ -20,7 +20,7 @@ import pytest  # noqa: E402
 COMPILING = {
     "test_annotations", "test_browser", "test_combinations", "test_docs", "test_estimators", "test_evidence", "test_explorer",
     "test_gaps", "test_hierarchy", "test_likelihoods", "test_mixed", "test_networks", "test_objectives",
-    "test_posteriors_priors", "test_proposals", "test_published", "test_report",
+    "test_posteriors_priors", "test_proposals", "test_published", "test_report", "test_sweeping", "test_together",
 }  # fmt: skip
 
 

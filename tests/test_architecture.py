@@ -19,7 +19,7 @@ LAYERS = {
     2: {"posteriors", "priors", "likelihoods"},
     3: {"model", "hierarchy"},
     4: {"objectives", "evidence", "diagnosis", "training", "data", "store", "inference", "cite"},
-    5: {"fitting", "holdout", "recipes", "settings", "outputs", "testing", "completion", "tabular"}
+    5: {"fitting", "sweeping", "holdout", "recipes", "settings", "outputs", "testing", "completion", "tabular"}
     | {"pictures", "report", "explorer", "compress", "estimators", "cli", "__main__"},
     6: {"__init__"},  # the public names, which nothing inside imports
 }

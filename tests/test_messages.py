@@ -126,6 +126,24 @@ def test_bad_flags(tmp_path: Path, case: str) -> None:
     refused(tmp_path, "fit", text(GOOD)(tmp_path), "--out", tmp_path / "run", *flags, words=words)
 
 
+BAD_SWEEPS = {
+    "weights": (("--beta", "1,much"), "--beta: expected numbers such as 0.5,1,2,4, got '1,much'"),
+    "weight": (("--beta", "1,-2"), "ELBO: beta: Input should be greater than or equal to 0 (given: -2.0)"),
+    "latents": (("--latent", "2,4.5"), "--latent: expected whole numbers such as 2,4,8,16, got '2,4.5'"),
+    "twice": (("--latent", "2,2"), "sweep: latent: 2 is named twice"),
+    "weight of another objective": (("--objective", "iwae", "--beta", "1"), "IWAE: beta: unknown field"),
+    "flow": (("--latent", "1,2", "--posterior", "flow"), "of the posterior 'flow': use a diagonal or full posterior"),
+    "free bits": (("--latent", "1,2", "--free-bits", "0.1"), "free_bits: are per latent"),
+    "option of fit": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, custom)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SWEEPS, ids=str)
+def test_bad_sweeps(tmp_path: Path, case: str) -> None:
+    flags, words = BAD_SWEEPS[case]
+    refused(tmp_path, "sweep", table(tmp_path / "rows.csv"), "--out", tmp_path / "sweep", *flags, words=words)
+
+
 def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
     run, data, _ = finished()
     (tmp_path / "run").mkdir()

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from tightbound.schema import Part, Sites, Statistics
     from tightbound.spec import Custom
     from tightbound.store import Run, load_model, read_run, save_model
+    from tightbound.sweeping import Sweep, SweepMember, SweepPoint, Verdict, sweep
     from tightbound.tabular import Condition, Scores, conditions, draw_given, scores, surprise
     from tightbound.training.loop import Progress, train
     from tightbound.training.plan import Plan
@@ -129,6 +130,9 @@ __all__ = [
     "Subject",
     "SupportError",
     "Surgery",
+    "Sweep",
+    "SweepMember",
+    "SweepPoint",
     "TableSchema",
     "TightboundError",
     "TrainedMixture",
@@ -139,6 +143,7 @@ __all__ = [
     "VAEOutlierDetector",
     "VAETransformer",
     "VampPrior",
+    "Verdict",
     "Walk",
     "annealed",
     "bracket",
@@ -172,6 +177,7 @@ __all__ = [
     "site_scores",
     "surgery",
     "surprise",
+    "sweep",
     "train",
     "true_posterior",
     "write_report",
@@ -218,6 +224,7 @@ _HOMES = {
     "schema": "Part Sites Statistics",
     "spec": "Custom",
     "store": "Run load_model read_run save_model",
+    "sweeping": "Sweep SweepMember SweepPoint Verdict sweep",
     "training.loop": "Progress train",
     "training.plan": "Plan",
 }

@@ -1,4 +1,4 @@
-"""The terminal face: fit, recipes, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute, score and others.
+"""The terminal face: fit, recipes, sweep, evaluate, diagnose, report, explore, encode, reconstruct, sample, impute and others.
 
 Own modules are imported when a command runs, by name, so that ``tightbound --help`` does not wait for JAX.
 """
@@ -6,6 +6,7 @@ Own modules are imported when a command runs, by name, so that ``tightbound --he
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import shlex
@@ -37,6 +38,7 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 MODEL, OBJECTIVE, TRAINING, DATA = "Model", "Objective", "Training", "Data"
+SWEEP = "Swept over"
 IMPORTANCE, ANNEALING = "Importance sampling", "Annealing"
 _WIDTH = 120  # of lines that go to a file
 _LINES, _LINE_SECONDS = 20, 2.0  # lines of progress where no bar can be drawn: how many, how far apart
@@ -274,15 +276,7 @@ def fit(
     test: Annotated[float | None, _option("Share of rows for the final numbers.", panel=DATA)] = None,
 ) -> None:
     """Train a model, evaluate it on held-out rows, draw pictures."""
-    flags = {name: value for name, value in locals().items() if name in _FLAGS and value is not None}
-    settings_of = _part("settings")
-    tables = settings_of.read_toml(spec) if spec is not None else {}
-    tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
-    tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
-    trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
-    columns = None if schema is None else settings_of.read_schema(schema)
-    named = None if recipe is None else _part("recipes").recipe(recipe)
-    settings = settings_of.from_tables(tables, data, trusted, columns, named)
+    settings_of, settings = _part("settings"), _settings(data, locals())
     face = _JsonFace() if as_json else _PeopleFace()
     face.introduce(settings)
     fitting = _part("fitting")
@@ -298,6 +292,73 @@ def fit(
         raise _with_way_on(error, out, context.obj) from None
     face.close()
     face.conclude(fitted, out)
+
+
+def _settings(data: str, given: dict[str, Any]) -> Any:
+    """Return the settings that the options of ``fit`` describe, ``given`` by their names."""
+    spec, assign, trust, schema, recipe = (given[name] for name in ("spec", "assign", "trust", "schema", "recipe"))
+    flags = {name: value for name, value in given.items() if name in _FLAGS and value is not None}
+    settings_of = _part("settings")
+    tables = settings_of.read_toml(spec) if spec is not None else {}
+    tables = settings_of.merge(tables, settings_of.nested(_assignments(assign or [])))
+    tables = settings_of.merge(tables, settings_of.nested(_tables(flags)))
+    trusted = [*(trust or []), *(value for value in flags.values() if isinstance(value, str) and ":" in value)]
+    columns = None if schema is None else settings_of.read_schema(schema)
+    named = None if recipe is None else _part("recipes").recipe(recipe)
+    return settings_of.from_tables(tables, data, trusted, columns, named)
+
+
+def _with_options_of(other: Callable[..., None], *left_out: str) -> Callable[[Command], Command]:
+    """Give a command the options of another that it has not itself; they arrive as keyword arguments of their names."""
+
+    def extended(function: Command) -> Command:
+        own, foreign = (inspect.signature(command, eval_str=True).parameters for command in (function, other))
+        *named, rest = own.values()
+        assert rest.kind is inspect.Parameter.VAR_KEYWORD
+        borrowed = [parameter for name, parameter in foreign.items() if name not in own and name not in left_out]
+        parameters = [*named, *borrowed]
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return function
+
+    return extended
+
+
+@_command
+@_with_options_of(fit, "context", "resume", "no_pictures", "no_diagnosis", "no_report", "checkpoint_seconds")
+def sweep(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="FOLDER", show_default=False)],
+    beta: Annotated[str | None, _option("Weights of the KL, such as 0.5,1,2,4.", panel=SWEEP, metavar="NUMBERS")] = None,
+    latent: Annotated[str | None, _option("Numbers of latents, such as 2,4,8,16.", panel=SWEEP, metavar="NUMBERS")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds, --seed being the first.", min=1, rich_help_panel=SWEEP)] = 1,
+    **options: Any,
+) -> None:
+    """Train several weights of the KL, numbers of latents and seeds in one program: what they cost, what more would gain."""
+    weights = None if beta is None else _numbers("beta", beta, float, "0.5,1,2,4")
+    sizes = None if latent is None else _numbers("latent", latent, int, "2,4,8,16")
+    named = {"beta": weights[0] if weights else None, "latent": max(sizes) if sizes else None}
+    settings_of, settings = _part("settings"), _settings(data, options | named)
+    face = _JsonFace() if options["as_json"] else _PeopleFace()
+    face.introduce(settings)
+    try:
+        result = _part("sweeping").sweep(
+            settings.data, settings.spec, settings.objective, settings.plan, beta=weights, latent=sizes, seeds=seeds, out=out,
+            loaded=settings_of.loaded_from(data, settings.options), validation=settings.options.validation,
+            test=settings.options.test, draws=options["draws"], report=face.sweeping,
+        )  # fmt: skip
+    finally:
+        face.close()
+    face.swept(result)
+
+
+def _numbers(name: str, text: str, kind: type, example: str) -> list[Any]:
+    """Return the numbers of a list with commas."""
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise SpecError(f"--{name}", (("", f"expected {what} such as {example}, got '{text}'"),)) from None
 
 
 def _assignments(pairs: list[str]) -> dict[str, Any]:
@@ -753,6 +814,32 @@ class _PeopleFace:
         """Show how far a method of evaluation has come."""
         self._advance(method, done, total, "rows")
 
+    def sweeping(self, event: Any) -> None:
+        """Show how far a sweep has come."""
+        if isinstance(event, _part("fitting").Evaluating):
+            self._advance("evaluating", event.done, event.total, "models")
+            return
+        words = f"{len(event.bounds)} models  ELBO {min(event.bounds):.2f} to {max(event.bounds):.2f}  "
+        self._advance("training", event.step, event.total_steps, f"{words}{event.examples_per_second:,.0f} examples/s")
+
+    def swept(self, result: Any) -> None:
+        """Print what came out of a sweep: a line for every setting, the verdicts, and where everything is."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        titles = ("rate", "distortion", "ELBO", "log p(x) ≥", "below the best")
+        for title in ("β", "latents", *titles):
+            table.add_column(title, no_wrap=True, justify="right")
+        for point in result.points:
+            means = (point.rate, point.distortion, point.elbo, point.log_evidence, point.below)
+            weight = "" if point.beta is None else f"{point.beta:g}"
+            table.add_row(weight, str(point.latent), *(str(mean) for mean in means))
+        self.console.print(Text(result.heading))
+        self.console.print(table)
+        for verdict in result.verdicts:
+            self.console.print(Padding(Text(_as_sentence(verdict.text)), (0, 0, 0, 2)))
+        for note in result.notes:
+            self.warn(note)
+        self.table("sweep", [("", f"{result.path}: numbers, pictures, and {len(result.members)} models")])
+
     def _start(self, event: Any) -> None:
         rows = ", ".join(f"{count:,} {part}" for part, count in event.rows.items())
         self.model(self.settings.spec, event.parameters)
@@ -888,6 +975,19 @@ class _JsonFace:
 
     def evaluating(self, method: str, done: int, total: int) -> None:
         """Say nothing."""
+
+    def sweeping(self, event: Any) -> None:
+        """Print where the models of a sweep stand."""
+        if hasattr(event, "bounds"):
+            print(json.dumps({"event": "progress", **vars(event)}), flush=True)
+
+    def swept(self, result: Any) -> None:
+        """Print every model, every setting and every verdict of a sweep, and then the rest."""
+        whole = result.as_dict()
+        for name, event in (("members", "model"), ("points", "setting"), ("verdicts", "verdict")):
+            for line in whole.pop(name):
+                print(json.dumps({"event": event, **line}, ensure_ascii=False))
+        self.numbers({**whole, "folder": str(result.path)})
 
     def estimates(self, summary: dict[str, Any], what: str) -> None:
         """Print estimates."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr, logsumexp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from numpyro.distributions import constraints
 
 from tightbound.errors import CombinationError
@@ -38,6 +38,7 @@ __all__ = [
     "SharedFamilyMixture",
     "averages",
     "centre",
+    "confined",
     "cooled",
     "diagonal_gaussian",
     "divergence",
@@ -102,6 +103,31 @@ def cooled(distribution: dist.Distribution, temperature: ArrayLike) -> dist.Dist
     raise CombinationError(
         f"{type(distribution).__name__} has no noise that a temperature could scale: expected Gaussians, mixtures of them or "
         "flows, or a distribution with a method cooled(temperature)"
+    )
+
+
+def confined(distribution: dist.Distribution, kept: Bool[Array, "L"]) -> dist.Distribution:
+    """Return the distribution whose latents outside of ``kept`` are N(0, 1), independent of all others.
+
+    Where both q and p are confined, KL(q ‖ p) is that of the latents that are kept, and what the others were has no
+    influence on any value or gradient. Raises :class:`CombinationError` for what is not made of Gaussians, whose latents
+    cannot be taken apart.
+
+    >>> confined(diagonal_gaussian(jnp.full(2, 3.0), jnp.full(2, 2.0)), jnp.array([True, False])).mean
+    Array([3., 0.], dtype=float32)
+    """
+    if is_diagonal_gaussian(distribution):
+        base = distribution.base_dist
+        return diagonal_gaussian(jnp.where(kept, base.loc, 0.0), jnp.where(kept, base.scale, 1.0))
+    if isinstance(distribution, dist.MultivariateNormal):
+        both = kept[:, None] & kept[None]
+        triangle = jnp.where(both, distribution.scale_tril, jnp.eye(len(kept)))
+        return dist.MultivariateNormal(jnp.where(kept, distribution.loc, 0.0), scale_tril=triangle, validate_args=False)
+    if hasattr(distribution, "confined"):
+        return distribution.confined(kept)
+    raise CombinationError(
+        f"{type(distribution).__name__} mixes all of its latents, so that none can be switched off: expected Gaussians or "
+        "mixtures of them, or a distribution with a method confined(kept)"
     )
 
 
@@ -208,6 +234,10 @@ class GaussianMixture(dist.Distribution):
         """Return the mixture with every scale times ``temperature``."""
         return GaussianMixture(self.log_weights, self.loc, jnp.multiply(temperature, self.scale))
 
+    def confined(self, kept: Bool[Array, "L"]) -> GaussianMixture:
+        """Return the mixture of the confined components."""
+        return GaussianMixture(self.log_weights, jnp.where(kept, self.loc, 0.0), jnp.where(kept, self.scale, 1.0))
+
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw a component, then from it; reparameterised given the component only."""
         choose, noise = jax.random.split(key)
@@ -262,6 +292,11 @@ class SharedFamilyMixture(dist.Distribution):
         """Return the mixture of the cooled members."""
         head: Callable[[Array], dist.Distribution] = self.head  # type: ignore[assignment]
         return SharedFamilyMixture(lambda raw: cooled(head(raw), temperature), self.parameters, self.event_shape)
+
+    def confined(self, kept: Bool[Array, "L"]) -> SharedFamilyMixture:
+        """Return the mixture of the confined members."""
+        head: Callable[[Array], dist.Distribution] = self.head  # type: ignore[assignment]
+        return SharedFamilyMixture(lambda raw: confined(head(raw), kept), self.parameters, self.event_shape)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw a component, then from it."""

@@ -1,4 +1,4 @@
-"""Pictures as PNG: the sheets of a run (reconstructions, samples, latent space, training) and q(z|x) over p(z|x)."""
+"""Pictures as PNG: the sheets of a run (reconstructions, samples, latent space, training), q(z|x) over p(z|x), and sweeps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tightbound.schema import Sites
 
 __all__ = [
     "Coloured",
+    "Place",
     "Plane",
     "PosteriorPlane",
     "Sheets",
@@ -29,11 +30,13 @@ __all__ = [
     "draw",
     "image_grid",
     "latent_map",
+    "latent_sizes",
     "loss_curves",
     "marginals",
     "picture_map",
     "plane",
     "posterior_map",
+    "rate_distortion",
     "reconstructed_images",
     "recovered",
     "region_levels",
@@ -577,3 +580,90 @@ def _legend(*axes: Axes) -> None:
     if handles:
         place: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0), "ncols": 3, "columnspacing": 1.2, "handlelength": 1.4}
         axes[0].legend(handles, labels, loc="lower left", frameon=False, fontsize=8, **place)
+
+
+class Place(NamedTuple):
+    """Where the models of one weight of the KL and one number of latents stand, means over rows and seeds in nats.
+
+    ``rate``, ``distortion`` and ``below``, the distance of log p(x) below the best number of latents at this weight, are
+    (value, standard error); ``beta`` is None where the objective has no such weight, ``enough`` whether the verdict names
+    this number of latents.
+    """
+
+    beta: float | None
+    latent: int
+    rate: tuple[float, float]
+    distortion: tuple[float, float]
+    below: tuple[float, float]
+    enough: bool
+
+
+def rate_distortion(places: Sequence[Place], unit: str) -> Figure:
+    """The rate–distortion plane: a line for each number of latents, along the weights of the KL, and lines of equal ELBO."""
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    sizes = sorted({place.latent for place in places})
+    for latent, colour in zip(sizes, _colours(len(sizes)), strict=True):
+        line = sorted((place for place in places if place.latent == latent), key=lambda place: place.rate[0])
+        x, y = ([getattr(place, name) for place in line] for name in ("rate", "distortion"))
+        _bars(axes, np.array(x), np.array(y), colour, f"{latent} latents")
+        for place in line:
+            if place.beta is not None:
+                at = (place.rate[0], place.distortion[0])
+                axes.annotate(f"β = {place.beta:g}", at, (5, 5), textcoords="offset points", fontsize=7, color=INK)
+    _equal_elbo(axes)
+    axes.set_xlabel(f"rate KL(q(z | x) ‖ p(z)), {unit}", color=INK)
+    axes.set_ylabel("distortion −E log p(x | z)", color=INK)
+    axes.set_title("bars: two standard errors; pale lines: equal ELBO", fontsize=8, color=INK, loc="right")
+    _legend(axes)
+    _plain(axes)
+    return figure
+
+
+def latent_sizes(places: Sequence[Place], unit: str) -> Figure:
+    """What more latents are worth: log p(x) below that of the best number of them, and the rate; a ring marks the verdict."""
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    worth, rate = figure.subplots(1, 2)
+    weights = sorted({place.beta for place in places}, key=lambda beta: -1.0 if beta is None else beta)
+    for beta, colour in zip(weights, _colours(len(weights)), strict=True):
+        line = sorted((place for place in places if place.beta == beta), key=lambda place: place.latent)
+        x = np.array([(place.latent, 0.0) for place in line])
+        label = "" if beta is None else f"β = {beta:g}"
+        _bars(worth, x, np.array([(-place.below[0], place.below[1]) for place in line]), colour, label)
+        _bars(rate, x, np.array([place.rate for place in line]), colour, label)
+        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": INK, "ls": ""}
+        for place in line:
+            if place.enough:
+                worth.plot(place.latent, -place.below[0], **ring)
+    for axes in (worth, rate):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({place.latent for place in places}))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+        axes.set_xlabel("latents", color=INK)
+        _plain(axes)
+    worth.axhline(0.0, color=PALE, linewidth=1.0, zorder=0)
+    worth.set_ylabel(f"log p(x) less that of the best, {unit}", color=INK)
+    rate.set_ylabel(f"rate KL(q(z | x) ‖ p(z)), {unit}", color=INK)
+    if weights != [None]:
+        _legend(worth)
+    rate.set_title("bars: two standard errors, on the left of the difference", fontsize=8, color=INK, loc="right")
+    return figure
+
+
+def _bars(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
+    """Points (n, 2) of value and standard error joined by a line, with bars of two standard errors in both directions."""
+    style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4, "elinewidth": 0.8, "color": colour}
+    axes.errorbar(x[:, 0], y[:, 0], xerr=2 * x[:, 1], yerr=2 * y[:, 1], label=label, **style)
+
+
+def _equal_elbo(axes: Axes) -> None:
+    """Lines on which rate + distortion, minus the ELBO, is the same, behind what is there."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    for total in np.linspace(left + low, right + high, 9)[1:-1]:
+        axes.plot([left, right], [total - left, total - right], color=PALE, linewidth=0.8, zorder=0)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from pydantic import Field
@@ -32,6 +33,13 @@ class PosteriorHead(eqx.Module):
 
     def near(self, loc: Float[Array, "L"], triangle: Float[Array, "L L"]) -> Float[Array, "P"] | None:
         """Return parameters h whose q(z|h) is near N(loc, C Cᵀ), C = ``triangle``; None where nobody knows any."""
+        return None
+
+    def of_first(self, count: int) -> np.ndarray | None:
+        """Return which of the parameters are those of the first ``count`` latents alone; None where nobody knows.
+
+        They are in the order in which a head of so few latents reads them.
+        """
         return None
 
 
@@ -67,6 +75,9 @@ class _DiagonalGaussian(PosteriorHead):
         precisions = jnp.sum(jnp.linalg.inv(triangle) ** 2, axis=0)
         return jnp.concatenate([loc, unconstrained(precisions**-0.5, self.floor)])
 
+    def of_first(self, count: int) -> np.ndarray:
+        return np.r_[:count, self.parameters // 2 : self.parameters // 2 + count]
+
 
 class FullGaussian(Spec):
     """q(z|x) = N(μ(x), C(x) C(x)ᵀ) with C lower triangular: every correlation between latents.
@@ -97,6 +108,11 @@ class _FullGaussian(PosteriorHead):
     def near(self, loc: Float[Array, "L"], triangle: Float[Array, "L L"]) -> Float[Array, "P"]:
         diagonal = unconstrained(jnp.diag(triangle), self.floor)
         return jnp.concatenate([loc, diagonal, triangle[jnp.tril_indices(self.latent, -1)]])
+
+    def of_first(self, count: int) -> np.ndarray:
+        # The entries below the diagonal are read row by row, so that those of the first latents come first.
+        below = 2 * self.latent + np.arange(count * (count - 1) // 2)
+        return np.r_[:count, self.latent : self.latent + count, below]
 
 
 class FlowPosterior(Spec):

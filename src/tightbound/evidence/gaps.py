@@ -32,7 +32,7 @@ from tightbound.posteriors import FullGaussian, PosteriorHead, PosteriorSpec
 from tightbound.rows import Row, Rows, RowSource, blocks, in_blocks, in_haste, over_blocks, require_fixed
 from tightbound.schema import Measure
 
-__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "surgery"]
+__all__ = ["Gaps", "Surgery", "gaps", "log_densities", "rate_and_distortion", "rates", "surgery"]
 
 ROWS_AT_ONCE = 16
 DENSITIES_AT_ONCE = 2**24  # of pairs of a row and a draw: 64 MiB
@@ -228,6 +228,11 @@ def surgery(model: Model, data: RowSource, *, seed: int = 0) -> Surgery:
 def rate_and_distortion(model: Model, data: RowSource, *, seed: int = 0) -> tuple[Estimate, Estimate]:
     """Return the two terms of minus the ELBO, as in :func:`surgery`, without the work that grows with the square."""
     return _rate_and_distortion(model, *_terms_of(model, data, seed)[:2])
+
+
+def rates(model: Model, data: RowSource, *, seed: int = 0) -> Float[np.ndarray, "n"]:
+    """Return KL(q(z|x) ‖ p(z)) of every row in nats; where it has no closed form, log q(z|x) − log p(z) at one draw."""
+    return _terms_of(model, data, seed)[0]
 
 
 def _rate_and_distortion(model: Model, rate: np.ndarray, distortion: np.ndarray) -> tuple[Estimate, Estimate]:

@@ -156,7 +156,7 @@ class Trainer:
         self.validation = place(validation) if validation is not None and len(validation.x) else None
         self.validation_count = len(validation.x) if validation is not None else 0
         trained, self.rest = trainable(model)
-        self.state = _begin(trained, self.rates, plan.optimiser)
+        self.state = begin(trained, self.rates, plan.optimiser)
         self.best = trained
         self.marks = Marks()
         self.pending = np.empty((0, len(StepRecord._fields)))
@@ -170,7 +170,7 @@ class Trainer:
             self._advance(steps)
             seconds = time.monotonic() - before
             self._evaluate_when_due()
-            length = int(np.clip(steps * CALL_SECONDS / seconds, 1, 4 * steps))
+            length = next_length(steps, seconds)
             latest, records = self._records()
             yield Progress(
                 self.marks.step, self.total, records, latest, steps * self.batch / seconds,
@@ -180,8 +180,8 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the plan is fulfilled or early stopping has stopped the run, which it does in the last phase only."""
-        patience, last = self.plan.patience, self.marks.judged_phase == len(self.phases) - 1
-        return self.marks.step >= self.total or (patience is not None and last and self.marks.since_best >= patience)
+        last = self.marks.judged_phase == len(self.phases) - 1
+        return self.marks.step >= self.total or (last and self.marks.stopped(self.plan.patience))
 
     def model(self) -> Model:
         """Return the model that the run would hand over now."""
@@ -215,21 +215,21 @@ class Trainer:
     def _call_length(self, wanted: int) -> int:
         """Return the length of the next call, which ends at an evaluation or phase, or at a record if it reaches one."""
         step = self.marks.step
-        event = [*self.starts, self.total][self._phase(step) + 1]
-        event = event if self.validation is None else min(event, step + self.interval - step % self.interval)
+        end = [*self.starts, self.total][self._phase(step) + 1]
+        event = next_event(step, end, None if self.validation is None else self.interval)
         last = min(step + min(wanted, CHUNK), event)
         whole = last - last % self.record_every
         return (whole if step < whole and last < event else last) - step
 
     def _advance(self, steps: int) -> None:
-        order = np.full((CHUNK, min(self.plan.batch_size, bucket(self.count))), -1, np.int32)
-        order[:steps, : self.batch] = stream(self.plan.seed, self.count, self.batch, self.marks.step, steps)
+        order = padded_stream(self.plan, self.plan.seed, self.count, self.marks.step, steps)
         inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.optimiser)
         objective = self.objectives[self._phase(self.marks.step)]
         self.state, log = _run(self.state, self.rest, objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
         if int(self.state.skipped_in_row) >= GIVE_UP_AFTER:
-            raise TrainingError(self._post_mortem(order))
+            model, index = merge(self.state.trained, self.rest), order[int(self.state.step) - self.marks.step - 1]
+            raise TrainingError(post_mortem(model, objective, self.rows, index, self.key, int(self.state.step)))
         self.marks.step += steps
 
     def _records(self) -> tuple[Record, tuple[Record, ...]]:
@@ -268,8 +268,7 @@ class Trainer:
         if rows is None or not due:
             return
         phase, model = self._phase(marks.step - 1), merge(current, self.rest)
-        terms, marks.validation_elbo = self._judged(ELBO().build(), model, rows)
-        marks.evaluated_step = marks.step
+        terms, elbo = self._judged(ELBO().build(), model, rows)
         judge = self.phases[phase].objective.judge() if len(self.phases) > 1 else None
         if judge is not None:
             terms, _ = self._judged(judge, model, rows)
@@ -277,43 +276,16 @@ class Trainer:
         weighted = -float(_value(self.objectives[phase], terms, last, model.spec.layers))
         if phase != marks.judged_phase:
             marks.judged_phase, marks.best_step, marks.since_best = phase, None, 0
-        marks.since_best += 1
-        if marks.best_step is None or weighted > marks.best_weighted_elbo:
-            marks.best_weighted_elbo, marks.best_elbo = weighted, marks.validation_elbo
-            marks.best_step, marks.since_best = marks.step, 0
+        if marks.judge(elbo, weighted):
             self.best = current
 
     def _judged(self, objective: Objective, model: Model, rows: Rows) -> tuple[Terms, float]:
         """Return the mean of an objective's terms over the validation rows, and that of its bound in full precision."""
-        key = jax.random.fold_in(self.key, 2**32 - 1)  # no step has this number
+        key = evaluation_key(self.key)
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
         each = over_blocks(_evaluate_block, parts, model, objective, key)
         means = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         return Terms(*(jnp.asarray(mean, jnp.float32) for mean in means)), float(means[-1])
-
-    def _post_mortem(self, order: np.ndarray) -> str:
-        step = int(self.state.step)
-        index = order[step - self.marks.step - 1]
-        model = merge(self.state.trained, self.rest)
-        objective = self.objectives[self._phase(self.marks.step)]
-        terms = _examine(model, objective, self.rows, index, step_key(self.key, step - 1))
-        parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])
-        bad = ~np.isfinite(parts[index >= 0])
-        rows = np.unique(index[index >= 0][bad.any(axis=1)])
-        named = ", ".join(map(str, rows[:10])) + (" …" if len(rows) > 10 else "")
-        if len(rows) == 0:
-            cause = "every row's loss is finite but the gradient is not: lower the learning rate or `clip`"
-        elif len(rows) > len(parts) / 2:
-            cause = (
-                f"most rows of the batch (such as {named}) have no finite loss: the weights have run away; "
-                "lower the learning rate"
-            )
-        else:
-            term = "reconstruction" if bad[:, 0].any() else "KL"
-            cause = (
-                f"the {term} is not finite for training rows {named}: look for extreme values in them, and scale or remove them"
-            )
-        return f"{GIVE_UP_AFTER} steps in a row, up to step {step}, had no finite gradient and were skipped; {cause}"
 
 
 @dataclass
@@ -328,6 +300,20 @@ class Marks:
     best_weighted_elbo: float = -math.inf
     since_best: int = 0
     judged_phase: int = 0  # of the latest evaluation
+
+    def judge(self, elbo: float, weighted: float) -> bool:
+        """Take note of an evaluation at this step, and return whether it is the best so far by its weighted ELBO."""
+        self.validation_elbo, self.evaluated_step = elbo, self.step
+        self.since_best += 1
+        best = self.best_step is None or weighted > self.best_weighted_elbo
+        if best:
+            self.best_weighted_elbo, self.best_elbo = weighted, elbo
+            self.best_step, self.since_best = self.step, 0
+        return best
+
+    def stopped(self, patience: int | None) -> bool:
+        """Whether early stopping has stopped the run."""
+        return patience is not None and self.since_best >= patience
 
     @classmethod
     def read(cls, numbers: dict[str, float]) -> Marks:
@@ -348,6 +334,21 @@ def step_key(key: Array, step: Array | int) -> Array:
     return jax.random.fold_in(key, step)
 
 
+def evaluation_key(key: Array) -> Array:
+    """Return the key of the evaluations of a run, which no step has."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
+def next_event(step: int, total: int, interval: int | None) -> int:
+    """Return the step of the next evaluation, or the last step of the run where there is none (``interval`` None)."""
+    return total if interval is None else min(total, step + interval - step % interval)
+
+
+def next_length(steps: int, seconds: float) -> int:
+    """Return how many steps the next call may take, from what the latest has taken."""
+    return int(np.clip(steps * CALL_SECONDS / seconds, 1, 4 * steps))
+
+
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order of the rows in an epoch: a permutation that is a function of (seed, epoch)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
@@ -362,8 +363,36 @@ def stream(seed: int, count: int, batch: int, step: int, steps: int) -> np.ndarr
     return joined[first - offset : last - offset].reshape(steps, batch)
 
 
+def padded_stream(plan: Plan, seed: int, count: int, step: int, steps: int) -> np.ndarray:
+    """Return the rows of consecutive steps as a compiled call takes them: (CHUNK, batch), −1 where there is none."""
+    order = np.full((CHUNK, min(plan.batch_size, bucket(count))), -1, np.int32)
+    batch = min(plan.batch_size, count)
+    order[:steps, :batch] = stream(seed, count, batch, step, steps)
+    return order
+
+
+def post_mortem(model: Model, objective: Objective, rows: Rows, index: Any, key: Array, step: int) -> str:
+    """Say why the steps up to ``step`` had no finite gradient: ``index`` are the rows of the last one, ``key`` the run's."""
+    terms = _examine(model, objective, rows, index, step_key(key, step - 1))
+    parts = np.column_stack([np.asarray(terms.reconstruction), np.asarray(terms.kl).sum(axis=1)])
+    bad = ~np.isfinite(parts[index >= 0])
+    numbers = np.unique(index[index >= 0][bad.any(axis=1)])
+    named = ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")
+    if len(numbers) == 0:
+        cause = "every row's loss is finite but the gradient is not: lower the learning rate or `clip`"
+    elif len(numbers) > len(parts) / 2:
+        cause = (
+            f"most rows of the batch (such as {named}) have no finite loss: the weights have run away; lower the learning rate"
+        )
+    else:
+        term = "reconstruction" if bad[:, 0].any() else "KL"
+        cause = f"the {term} is not finite for training rows {named}: look for extreme values in them, and scale or remove them"
+    return f"{GIVE_UP_AFTER} steps in a row, up to step {step}, had no finite gradient and were skipped; {cause}"
+
+
 @eqx.filter_jit
-def _begin(trained: Model, rates: Rates, optimiser: Optimiser) -> State:
+def begin(trained: Model, rates: Rates, optimiser: Optimiser) -> State:
+    """Return the state before the first step."""
     zero = jnp.int32(0)
     return State(trained, rates.descent(optimiser, rates.peak).init(trained), trained, zero, zero, zero)
 
@@ -397,25 +426,53 @@ def _run(
     So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined
     when the optimiser works entry by entry.
     """
-    first = state.step
-    numbers = first + jnp.arange(CHUNK)
-    keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
-    paces = Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
     packing = Packing(state.trained) if optimiser in ENTRYWISE else Loose()
 
-    def unfinished(carry: tuple[State, Array]) -> Array:
-        return (carry[0].step - first < steps) & (carry[0].skipped_in_row < GIVE_UP_AFTER)
+    def one(state: State, pace: Pace) -> tuple[State, Array]:
+        state, record = step_of(state, rest, objective, rows, pace, rates, optimiser, packing)
+        return state, jnp.stack(record)
 
-    def one(carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, log = carry
-        position = state.step - first
-        pace = jax.tree.map(lambda column: column[position], paces)
-        state, record = _step(state, rest, objective, rows, pace, rates, optimiser, packing)
-        return state, log.at[position].set(jnp.stack(record))
-
+    paces = paces_of(state.step, order, key, rates)
     log = jnp.zeros((CHUNK, len(StepRecord._fields)))
-    state, log = jax.lax.while_loop(unfinished, one, (_each(Model, packing.pack, state), log))
-    return _each(Packed, packing.unpack, state), log
+    state, log = repeat(one, pack(packing, state), log, paces, state.step, steps)
+    return unpack(packing, state), log
+
+
+def paces_of(first: Array, order: Array, key: Array, rates: Rates) -> Pace:
+    """Return what depends on the step's number alone, for a chunk of steps from ``first`` on."""
+    numbers = first + jnp.arange(CHUNK)
+    keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
+    return Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
+
+
+def repeat(
+    one: Callable[[State, Pace], tuple[State, Array]], state: State, log: Array, paces: Pace, first: Array, steps: Array
+) -> tuple[State, Array]:
+    """Repeat a step, of one model or of several at the same step, until ``steps`` are made or one model is given up."""
+
+    def at(state: State) -> Array:
+        return jnp.ravel(state.step)[0] - first
+
+    def unfinished(carry: tuple[State, Array]) -> Array:
+        return (at(carry[0]) < steps) & jnp.all(carry[0].skipped_in_row < GIVE_UP_AFTER)
+
+    def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, log = carry
+        position = at(state)
+        state, record = one(state, jax.tree.map(lambda column: column[position], paces))
+        return state, log.at[position].set(record)
+
+    return jax.lax.while_loop(unfinished, advance, (state, log))
+
+
+def pack(packing: Packing | Loose, state: State) -> State:
+    """Return a state with the small arrays of its weights joined."""
+    return _each(Model, packing.pack, state)
+
+
+def unpack(packing: Packing | Loose, state: State) -> State:
+    """Return a state with its arrays taken apart again."""
+    return _each(Packed, packing.unpack, state)
 
 
 def _each(kind: type, change: Callable[[Any], Any], state: State) -> State:
@@ -427,7 +484,7 @@ def _each(kind: type, change: Callable[[Any], Any], state: State) -> State:
     return jax.tree.map(lambda node: change(node) if is_kind(node) else node, state, is_leaf=is_kind)
 
 
-def _step(
+def step_of(
     state: State,
     rest: Model,
     objective: Objective,
@@ -437,7 +494,7 @@ def _step(
     optimiser: Optimiser,
     packing: Packing | Loose,
 ) -> tuple[State, StepRecord]:
-    """Make one step of a packed state."""
+    """Make one step of a packed state, and return what it reports."""
     batch = rows.batch(pace.rows, pace.data_key)
     packed: Any = state.trained
 
@@ -486,7 +543,7 @@ def _square(array: Array) -> Array:
 
 @eqx.filter_jit
 def _evaluate_block(rows: Rows, index: Array, model: Model, objective: Objective, key: Array) -> Terms:
-    return _terms(model, objective, rows, index, jax.random.fold_in(key, index[0]))
+    return rows_terms(model, objective, rows, index, jax.random.fold_in(key, index[0]))
 
 
 @eqx.filter_jit
@@ -496,9 +553,10 @@ def _value(objective: Objective, terms: Terms, step: Int[Array, ""], layers: tup
 
 @eqx.filter_jit
 def _examine(model: Model, objective: Objective, rows: Rows, index: Array, key: Array) -> Terms:
-    return _terms(model, objective, rows, index, key)
+    return rows_terms(model, objective, rows, index, key)
 
 
-def _terms(model: Model, objective: Objective, rows: Rows, index: Array, key: Array) -> Terms:
+def rows_terms(model: Model, objective: Objective, rows: Rows, index: Array, key: Array) -> Terms:
+    """Return the terms of some rows of a data set, leading axis (B,)."""
     data_key, noise_key = jax.random.split(key)
     return objective.rows(model, rows.batch(index, data_key), noise_key)
