@@ -325,7 +325,7 @@ def _with_options_of(other: Callable[..., None], *left_out: str) -> Callable[[Co
 
 
 @_command
-@_with_options_of(fit, "context", "resume", "no_pictures", "no_diagnosis", "no_report", "checkpoint_seconds")
+@_with_options_of(fit, "context", "resume", "no_pictures", "no_diagnosis", "no_report", "checkpoint_seconds", "then")
 def sweep(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="FOLDER", show_default=False)],
