@@ -96,7 +96,7 @@ BAD_FLAGS = {
         "VAE: posterior: unknown kind 'diagnal' (allowed: diagonal, full, flow, custom)",
     ),
     "prior": (("--prior", "waves"), "VAE: prior: unknown kind 'waves' (allowed: normal, mixture, vamp, flow, custom)"),
-    "network": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, custom)"),
+    "network": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, mixer, custom)"),
     "likelihood": (("--likelihood", "normal"), "unknown kind 'normal' (allowed: bernoulli, gaussian, "),
     "unfit likelihood": (
         ("--likelihood", "bernoulli"),

@@ -114,7 +114,7 @@ RECIPES = {
     "mnist-normal": Recipe(
         dynamic_mnist,
         {"latent": 50, **GATED, **BINARY},
-        ((tb.ELBO(), ELBO.replace(epochs=120, weight_decay=0.05, evaluate_every=2000)), (DREG, FINE.replace(epochs=60))),
+        ((tb.ELBO(), ELBO.replace(epochs=150, weight_decay=0.05, evaluate_every=2000)), (DREG, FINE.replace(epochs=40))),
     ),
     "mnist-flow": Recipe(
         dynamic_mnist,
@@ -124,7 +124,7 @@ RECIPES = {
     "mnist-hierarchy": Recipe(
         dynamic_mnist,
         {"latents": (24, 40), "width": 256, "prior": tb.FlowPrior(), **MIXER, **BINARY},
-        ((tb.ELBO(free_bits=0.01), ELBO.replace(epochs=75)), (DREG, FINE.replace(epochs=8))),
+        ((tb.ELBO(free_bits=0.01), ELBO.replace(epochs=50)), (DREG, FINE.replace(epochs=4))),
     ),
 }
 
