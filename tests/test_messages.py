@@ -103,7 +103,7 @@ BAD_FLAGS = {
         "'bernoulli' is for binary sites, but the data has 2 sites: 2 sites, real",
     ),
     "objective": (("--objective", "elbow"), "[objective]: kind: unknown kind 'elbow' (allowed: elbo, iwae)"),
-    "objective's field": (("-k", "3"), "ELBO: k: unknown field (allowed: beta, free_bits, gradient, kind, warmup)"),
+    "objective's field": (("-k", "3"), "ELBO: k: unknown field (allowed: beta, free_bits, gradient, kind, share, then, warmup)"),
     "biased gradient": (("--objective", "iwae", "--gradient", "stl"), "use gradient='dreg'"),
     "image network": (("--network", "convolutional"), "for rows of a table use MLP"),
     "widths": (("--hidden", "wide"), "--hidden: expected whole numbers such as 300,300, got 'wide'"),
@@ -134,7 +134,7 @@ BAD_SWEEPS = {
     "weight of another objective": (("--objective", "iwae", "--beta", "1"), "IWAE: beta: unknown field"),
     "flow": (("--latent", "1,2", "--posterior", "flow"), "of the posterior 'flow': use a diagonal or full posterior"),
     "free bits": (("--latent", "1,2", "--free-bits", "0.1"), "free_bits: are per latent"),
-    "option of fit": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, custom)"),
+    "option of fit": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, mixer, custom)"),
 }
 
 
