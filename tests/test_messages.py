@@ -103,7 +103,7 @@ BAD_FLAGS = {
         "'bernoulli' is for binary sites, but the data has 2 sites: 2 sites, real",
     ),
     "objective": (("--objective", "elbow"), "[objective]: kind: unknown kind 'elbow' (allowed: elbo, iwae)"),
-    "objective's field": (("-k", "3"), "ELBO: k: unknown field (allowed: beta, free_bits, gradient, kind, share, then, warmup)"),
+    "objective's field": (("-k", "3"), "ELBO: k: unknown field (allowed: beta, free_bits, gradient, kind, share"),
     "biased gradient": (("--objective", "iwae", "--gradient", "stl"), "use gradient='dreg'"),
     "image network": (("--network", "convolutional"), "for rows of a table use MLP"),
     "widths": (("--hidden", "wide"), "--hidden: expected whole numbers such as 300,300, got 'wide'"),
