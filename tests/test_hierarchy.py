@@ -211,7 +211,8 @@ def test_the_command_line_takes_a_hierarchy(tmp_path: Any) -> None:
     for command in (
         ("evaluate", run, "-k", 10), ("diagnose", run, "--all"), ("encode", run, "digits", "--out", tmp_path / "z.npz"),
         ("reconstruct", run, "digits", "--out", tmp_path / "r.npy"), ("sample", run, "-n", 4, "--out", tmp_path / "s.npy"),
-        ("sample", run, "-n", 4, "--temperature", 0.7, "--out", tmp_path / "t.npy"), ("report", run, "--out", tmp_path / "page.html"), ("info", run),
+        ("sample", run, "-n", 4, "--temperature", 0.7, "--out", tmp_path / "t.npy"),
+        ("report", run, "--out", tmp_path / "page.html"), ("info", run),
     ):  # fmt: skip
         outcome = call(*command)
         assert outcome.code == 0, (command, outcome.err)

@@ -109,7 +109,7 @@ RECIPES = {
     "freyfaces": Recipe(
         frey_faces,
         {"latent": 40, "prior": tb.FlowPrior(layers=6, width=64), **GATED, **LEVELS},
-        ((tb.ELBO(), tb.Plan(steps=4000, batch_size=64, learning_rate=1e-3, weight_decay=1.0, evaluate_every=100)),),
+        ((tb.ELBO(), tb.Plan(steps=2500, batch_size=64, learning_rate=1e-3, weight_decay=1.0, evaluate_every=100)),),
     ),
     "mnist-normal": Recipe(
         dynamic_mnist,
