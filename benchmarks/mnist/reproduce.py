@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 import time
 from pathlib import Path
 
@@ -23,23 +23,11 @@ import tightbound as tb
 from tightbound.recipes import RECIPES
 from tightbound.store import environment
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "published"))
+from images import dynamic_mnist as images  # noqa: E402
+
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "mnist-"  # of the recipes that are meant: `tightbound recipes` shows them
-
-
-def images() -> tuple[tb.Dataset, tb.Dataset, tb.Dataset]:
-    """Return training grey levels (bits drawn at every use), validation bits and test bits."""
-    folder = Path(os.environ["TIGHTBOUND_DATA"]) / "mnist"
-    with np.load(folder / "mnist.npz", allow_pickle=False) as file:
-        grey = file["x_train"][:50_000]
-    with np.load(folder / "binarised_eval_seed777_packbits.npz", allow_pickle=False) as file:
-        validation, test = (np.unpackbits(file[name], axis=1)[:, :784] for name in ("val", "test"))
-    sites = tb.Sites(kind="binary", shape=(28, 28, 1))
-    return (
-        tb.Dataset(grey, sites, binarise=True, source="MNIST train"),
-        tb.Dataset(validation, sites, source="MNIST validation, seed 777"),
-        tb.Dataset(test, sites, source="MNIST test, seed 777"),
-    )
 
 
 def main() -> None:
