@@ -24,7 +24,7 @@ from tightbound.recipes import RECIPES
 from tightbound.store import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "published"))
-from images import dynamic_mnist as images  # noqa: E402
+from images import dynamic_mnist as images
 
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "mnist-"  # of the recipes that are meant: `tightbound recipes` shows them
