@@ -152,12 +152,15 @@ def test_the_gradient_neither_keeps_the_patches_nor_a_kernel_per_example() -> No
 # --- convolutional networks
 
 
-def image_pair(shape: tuple[int, int, int], **spec: Any) -> tuple[ImageEncoder, ImageDecoder]:
-    network = tb.Convolutional(channels=(4, 6), **spec)
+MIXER = tb.Mixer(patch=4, width=5, depth=2, across=3, within=6, hidden=(9,))
+
+
+def image_pair(shape: tuple[int, int, int], network: Any = None, **spec: Any) -> tuple[ImageEncoder, ImageDecoder]:
+    network = network or tb.Convolutional(channels=(4, 6), **spec)
     return network.build(shape, (7,), key=KEY), network.build((3,), (2, *shape), key=KEY)
 
 
-@pytest.mark.parametrize("spec", [{}, {"gated": True}, {"hidden": (9, 8)}], ids=str)
+@pytest.mark.parametrize("spec", [{}, {"gated": True}, {"hidden": (9, 8)}, {"network": MIXER}], ids=str)
 @pytest.mark.parametrize("shape", [(4, 4, 1), (9, 6, 3)], ids=str)
 def test_images_of_any_size_pass_both_ways(shape: tuple[int, int, int], spec: dict[str, Any]) -> None:
     encoder, decoder = image_pair(shape, **spec)
@@ -165,8 +168,9 @@ def test_images_of_any_size_pass_both_ways(shape: tuple[int, int, int], spec: di
     assert jax.eval_shape(decoder, normal("z", 3)).shape == (2, *shape)
 
 
-def test_every_parameter_of_both_sides_gets_a_gradient() -> None:
-    networks = image_pair((9, 6, 3), gated=True, hidden=(9,))
+@pytest.mark.parametrize("spec", [{"gated": True, "hidden": (9,)}, {"network": MIXER}], ids=str)
+def test_every_parameter_of_both_sides_gets_a_gradient(spec: dict[str, Any]) -> None:
+    networks = image_pair((9, 6, 3), **spec)
     x, z = normal("image", 5, 9, 6, 3), normal("z", 5, 3)
 
     @eqx.filter_jit
@@ -177,14 +181,15 @@ def test_every_parameter_of_both_sides_gets_a_gradient() -> None:
     assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in arrays(gradient(networks)))
 
 
-def test_sides_that_do_not_divide_are_padded_with_zeros_at_the_far_edges() -> None:
-    encoder, _ = image_pair((9, 6, 3))
+@pytest.mark.parametrize("network", [None, MIXER], ids=["convolutional", "mixer"])
+def test_sides_that_do_not_divide_are_padded_with_zeros_at_the_far_edges(network: Any) -> None:
+    encoder, _ = image_pair((9, 6, 3), network)
     x = normal("image", 9, 6, 3)
     assert_close(encoder(x), encoder(jnp.pad(x, ((0, 3), (0, 2), (0, 0)))))
 
 
-def test_the_decoder_crops_at_the_far_edges() -> None:
-    network = tb.Convolutional(channels=(4, 6))
+@pytest.mark.parametrize("network", [tb.Convolutional(channels=(4, 6)), MIXER], ids=lambda spec: spec.kind)
+def test_the_decoder_crops_at_the_far_edges(network: Any) -> None:
     odd, even = (network.build((3,), (2, *shape), key=KEY) for shape in ((9, 6, 1), (12, 8, 1)))
     z = normal("z", 3)
     assert_close(odd(z), even(z)[:, :9, :6])
@@ -195,6 +200,33 @@ def test_the_decoder_keeps_parameters_and_channels_apart() -> None:
     named = jnp.arange(6.0)
     decoder = eqx.tree_at(lambda d: (d.output.kernel, d.output.bias), decoder, (0 * decoder.output.kernel, named))
     assert_close(decoder(normal("z", 3))[:, 1, 2], named.reshape(2, 3))
+
+
+def test_a_mixer_sees_patches_and_puts_them_back_where_they_were() -> None:
+    """With identities for its maps and no block the decoder inverts the encoder, but for the lengths of patches."""
+    shape, network = (8, 12, 2), tb.Mixer(patch=4, width=32, across=3, within=6)
+    encoder, decoder = network.build(shape, (6 * 32,), key=KEY), network.build((6 * 32,), (1, *shape), key=KEY)
+    whole, patch = jnp.eye(6 * 32), jnp.eye(32)
+    encoder = eqx.tree_at(lambda n: (n.patches.weight, n.output.output.weight, n.blocks), encoder, (patch, whole, ()))
+    decoder = eqx.tree_at(lambda n: (n.patches.weight, n.input.output.weight, n.blocks), decoder, (patch, whole, ()))
+    x = normal("image", *shape)
+    assert_close(encoder(x).reshape(6, 4, 4, 2)[4], x[4:, 4:8])
+    lengths = jnp.sqrt(jnp.mean(encoder(x).reshape(6, 32) ** 2, axis=1)).reshape(2, 1, 3, 1, 1)
+    assert_close(decoder(encoder(x))[0], (x.reshape(2, 4, 3, 4, 2) / lengths).reshape(shape))
+
+
+def test_a_block_of_a_mixer_is_the_formula() -> None:
+    block = MIXER.build((8, 8, 1), (7,), key=KEY).blocks[0]
+    h = normal("h", 4, 5)
+
+    def branch(part: Any, y: jax.Array) -> jax.Array:
+        return affine(part.output, jax.nn.silu(affine(part.hidden.linear, y)))
+
+    def norm(h: jax.Array) -> jax.Array:
+        return h / jnp.sqrt(jnp.mean(h**2, axis=1, keepdims=True))
+
+    after = h + branch(block.across, norm(h).T).T
+    assert_close(block(h), after + branch(block.within, norm(after)))
 
 
 def test_one_convolution_is_the_formula() -> None:
@@ -209,6 +241,7 @@ def test_one_convolution_is_the_formula() -> None:
 REFUSED = {
     "a table": (tb.Convolutional(), (5,), (3,), "for rows of a table use MLP"),
     "a table to decode": (tb.Convolutional(), (5,), (2, 7), "for rows of a table use MLP"),
+    "a table to mix": (MIXER, (5,), (3,), "for rows of a table use MLP"),
     "too small": (tb.Convolutional(channels=(2, 2, 2)), (9, 7, 1), (3,), "at least 8×8 pixels, got 9×7"),
     "too small to decode": (tb.Convolutional(), (3,), (1, 3, 8, 1), "at least 4×4 pixels, got 3×8"),
 }
@@ -314,6 +347,7 @@ class Doubled(eqx.Module):
     [
         tb.MLP(hidden=(3,), activation="gelu"),
         tb.Convolutional(channels=(4,), gated=True),
+        MIXER,
         Custom(target=f"{__name__}:Doubled", args={"gain": 2.0}),
     ],
     ids=lambda spec: spec.kind,
