@@ -165,15 +165,17 @@ def test_a_run_resumes_to_the_bit_in_every_phase_and_keeps_the_best_weights_of_t
         assert weights(rest.model) == weights(whole.model) and rest.best_step == whole.best_step, step
 
 
-def test_weights_of_a_phase_are_judged_by_its_own_bound() -> None:
+@pytest.mark.parametrize(
+    ("tuned", "start"), [(tb.ELBO(then=tb.IWAE(k=50, share=0.5)), 400), (tb.IWAE(k=50), 0)], ids=["a phase", "the run"]
+)
+def test_weights_are_judged_by_the_bound_that_trains_them(tuned: tb.ELBO | tb.IWAE, start: int) -> None:
     """By the ELBO the first weights of fine-tuning would be the best: an IWAE with many draws gives it up for its bound."""
     data, held, plan = rows(200), rows(200, 1), tb.Plan(steps=800, batch_size=100, learning_rate=0.02, evaluate_every=40)
-    tuned = tb.ELBO(then=tb.IWAE(k=50, share=0.5))
     trainer = Trainer(model_for(data), tuned, data, plan, held)
     trail = []
     for _ in trainer.run():
         terms, _ = trainer._judged(tb.IWAE(k=50).build(), merge(trainer.state.average, trainer.rest), trainer.validation)
-        if trainer.marks.evaluated_step == trainer.marks.step > 400:
+        if trainer.marks.evaluated_step == trainer.marks.step > start:
             trail.append((float(terms.bound), trainer.marks.step))
     assert max(trail)[1] == trainer.marks.best_step
 

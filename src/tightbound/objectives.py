@@ -114,7 +114,7 @@ class ObjectiveSpec(Spec):
         """Return the objective as a function."""
 
     def judge(self) -> Objective | None:
-        """Return what gives the terms by which weights of this phase are compared on validation rows; None: the ELBO."""
+        """Return what gives the terms by which weights are compared on validation rows, None for the ELBO."""
         return None
 
     @model_validator(mode="after")

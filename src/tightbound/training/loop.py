@@ -260,8 +260,8 @@ class Trainer:
         """Evaluate the ELBO on the validation rows, with the same noise every time, and keep the best weights.
 
         Best is what the objective calls best at the end of training, with the KL weighted as there: by the ELBO itself a run
-        with β < 1 would be cut short as soon as it learns what it was asked for. A new phase begins anew. Where there are
-        several, each is judged by its own bound: fine-tuning by an IWAE makes the ELBO worse, and is meant to.
+        with β < 1 would be cut short as soon as it learns what it was asked for, and one under an IWAE, which makes the ELBO
+        worse and is meant to, while its own bound still rises. A new phase begins anew.
         """
         rows, current, marks = self.validation, self._current(), self.marks
         due = marks.step % self.interval == 0 or marks.step in (*self.starts, self.total)
@@ -269,7 +269,7 @@ class Trainer:
             return
         phase, model = self._phase(marks.step - 1), merge(current, self.rest)
         terms, elbo = self._judged(ELBO().build(), model, rows)
-        judge = self.phases[phase].objective.judge() if len(self.phases) > 1 else None
+        judge = self.phases[phase].objective.judge()
         if judge is not None:
             terms, _ = self._judged(judge, model, rows)
         last = jnp.int32(self.total)

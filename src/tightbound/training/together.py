@@ -97,6 +97,7 @@ class Together:
         built = [member.objective.build() for member in members]
         self.objectives: Objective = _stacked(built)
         halves = [trainable(member.model) for member in members]
+        self.judges: Objective = _stacked([member.objective.judge() or ELBO().build() for member in members])
         self.rests: Model = _stacked([rest for _, rest in halves])
         self.states: State = _stacked([begin(trained, self.rates, plan.optimiser) for trained, _ in halves])
         self.best = self.states.trained
@@ -156,11 +157,11 @@ class Together:
             return
         current, keys = self._current(), jax.vmap(evaluation_key)(self.keys)
         parts = ((rows, *block) for block in blocks(self.validation_count, EVALUATION_BLOCK))
-        each = over_blocks(_evaluate_block, parts, current, self.rests, keys)
+        each = over_blocks(_evaluate_block, parts, current, self.rests, self.judges, keys)
         means: list[Any] = [np.mean(term, axis=0, dtype=np.float64) for term in each]
         terms = Terms(*(jnp.asarray(mean, jnp.float32) for mean in means))
         losses = _values(self.objectives, terms, jnp.int32(self.total), self.layers)
-        elbos = means[-1]
+        elbos = -(means[0] + np.sum(means[1], axis=-1))
         better = [
             not marks.stopped(self.plan.patience) and marks.judge(elbo, weighted)
             for marks, elbo, weighted in zip(self.marks, elbos.tolist(), (-np.asarray(losses)).tolist(), strict=True)
@@ -218,11 +219,11 @@ def _run(
 
 
 @eqx.filter_jit
-def _evaluate_block(rows: Rows, index: Int[Array, "B"], trained: Model, rests: Model, keys: Array) -> Terms:
-    def one(trained: Model, rest: Model, key: Array) -> Terms:
-        return rows_terms(merge(trained, rest), ELBO().build(), rows, index, jax.random.fold_in(key, index[0]))
+def _evaluate_block(rows: Rows, index: Int[Array, "B"], trained: Model, rests: Model, judges: Objective, keys: Array) -> Terms:
+    def one(trained: Model, rest: Model, objective: Objective, key: Array) -> Terms:
+        return rows_terms(merge(trained, rest), objective, rows, index, jax.random.fold_in(key, index[0]))
 
-    return eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, 0), out_axes=1)(trained, rests, keys)
+    return eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, _MAPPED, 0), out_axes=1)(trained, rests, judges, keys)
 
 
 @eqx.filter_jit
