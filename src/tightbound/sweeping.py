@@ -186,7 +186,7 @@ def sweep(
     numbers of them, and for free bits beside those, :class:`~tightbound.errors.DataError` for fewer than two rows to compare
     on, and the errors of :func:`tightbound.train` with the model named.
 
-    >>> from tightbound import Bernoulli, MLP, from_arrays
+    >>> from tightbound import VAE, Bernoulli, MLP, from_arrays
     >>> data = from_arrays(np.eye(30)[:, :4] > 0)
     >>> small = MLP(hidden=(4,))
     >>> spec = VAE(sites=data.sites, latent=1, encoder=small, decoder=small, likelihood=Bernoulli())
