@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -376,6 +376,7 @@ class Flow(Moved):
         return jnp.vectorize(one, signature="(l)->()")(z)
 
 
+@runtime_checkable
 class Path(Protocol):
     """How a chain goes on: what it knows at first, the distribution of its next link, and what it knows after that."""
 

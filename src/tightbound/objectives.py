@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -118,7 +118,7 @@ class ObjectiveSpec(Spec):
         return None
 
     @model_validator(mode="after")
-    def _some_share_left(self) -> Self:
+    def _some_share_left(self) -> ObjectiveSpec:
         shares = [one.share or LAST_SHARE for one in self.chain()[1:]]
         if sum(shares) >= 1:
             raise ValueError(f"the objectives that follow take {' + '.join(map(str, shares))} of the run: nothing is left")
