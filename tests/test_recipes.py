@@ -47,12 +47,22 @@ def test_recipes_of_mnist_are_what_was_measured(name: str) -> None:
     )
 
 
+def test_the_recipe_of_frey_faces_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "published" / "results" / "freyfaces.json").read_text())
+    recipe, ((objective, plan),) = tb.recipe("freyfaces"), measured["phases"]
+    assert tb.VAE(**measured["spec"]) == recipe.spec()
+    assert tb.Plan(**plan) == recipe.plan and tb.ELBO(**objective) == recipe.objective
+    assert recipe.reached is not None
+    assert [recipe.reached.value, recipe.reached.se] == [round(part, 2) for part in measured["bits_per_dimension"]]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_tables_of_a_recipe_are_the_recipe(name: str, tmp_path: Path) -> None:
     recipe = tb.recipe(name)
     settings = from_tables({}, grey(tmp_path / "x.npy"), recipe=recipe)
-    assert settings.spec == recipe.spec() and settings.objective == recipe.objective and settings.plan == recipe.plan
-    assert settings.data.binarise
+    assert settings.spec == recipe.spec(settings.data.sites)
+    assert settings.objective == recipe.objective and settings.plan == recipe.plan
+    assert settings.data.binarise == (recipe.binarise is not None)
 
 
 def test_a_run_starts_from_a_recipe_and_flags_and_files_win(tmp_path: Path) -> None:
