@@ -166,7 +166,7 @@ def evaluated(model: Model, test: tb.Dataset, draws: int, plain: int, say: Calla
 
 def bracketed(model: Model, count: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Return both sides of log p(x) of images that the model itself draws, by annealing from refined proposals."""
-    both = tb.bracket(model, count, tb.Walk(steps=100, chains=16, leapfrog=5), seed=3)
+    both = tb.bracket(model, count, tb.Walk(steps=200, chains=16, leapfrog=10), seed=3)
     gap, error = both.gap
     say(f"simulated: {both.lower.estimate()}\n           {both.upper.estimate()}\ngap of the bracket {gap:.3f} ± {error:.3f}")
     sides = {"lower": both.lower.estimate().__dict__, "upper": both.upper.estimate().__dict__}
