@@ -111,7 +111,7 @@ RECIPES = {
     "mnist-normal": Recipe(
         dynamic_mnist,
         {"latent": 50, **GATED, **BINARY},
-        ((tb.ELBO(), ELBO.replace(epochs=150, weight_decay=0.05, evaluate_every=2000)), (DREG, FINE.replace(epochs=40))),
+        ((tb.ELBO(), ELBO.replace(epochs=100, weight_decay=0.05, evaluate_every=4000)), (DREG, FINE.replace(epochs=25))),
     ),
     "mnist-flow": Recipe(
         dynamic_mnist,
