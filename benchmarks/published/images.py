@@ -108,7 +108,7 @@ FREY = tb.recipe("freyfaces")
 
 RECIPES = {
     "freyfaces": Recipe(frey_faces, dict(FREY.parts), ((FREY.objective, FREY.plan),)),
-    "mnist-normal": Recipe(
+    "mnist-normal-dreg": Recipe(
         dynamic_mnist,
         {"latent": 50, **GATED, **BINARY},
         ((tb.ELBO(), ELBO.replace(epochs=100, weight_decay=0.05, evaluate_every=4000)), (DREG, FINE.replace(epochs=25))),
