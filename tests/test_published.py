@@ -82,7 +82,7 @@ def test_bounds_of_all_likelihoods_are_in_order(counts: ModuleType) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["mnist-flow", "mnist-hierarchy", "freyfaces"])
+@pytest.mark.parametrize("name", ["mnist-flow", "mnist-hierarchy", "freyfaces", "grey-mnist"])
 def test_a_recipe_trains_through_its_phases_and_is_bounded(images: ModuleType, name: str) -> None:
     """Networks and runs are cut to a few seconds; what is checked is that every stage does what the whole run does."""
     recipe = images.RECIPES[name]
