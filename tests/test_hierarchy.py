@@ -106,6 +106,20 @@ def test_links_without_a_closed_form_share_theirs_evenly() -> None:
     assert terms.shape == (4,) and terms[0] == terms[1] and np.isclose(terms[:2].sum(), expected, rtol=1e-5)
 
 
+def test_only_training_takes_the_form_of_the_density_that_training_uses() -> None:
+    """The form for training has other second derivatives than log p(z) and costs a second evaluation."""
+    q, asked = LINES[0].joint(), []
+
+    class Spy(dist.MultivariateNormal):
+        def training_log_prob(self, z: jax.Array) -> jax.Array:
+            asked.append(z)
+            return self.log_prob(z)
+
+    spy, z = Spy(q.loc, scale_tril=q.scale_tril), q.sample(jax.random.key(5))
+    assert np.allclose(divergence(q, spy, z), 0.0, atol=1e-5) and not asked
+    assert np.allclose(divergence(q, spy, z, training=True), 0.0, atol=1e-5) and len(asked) == 1
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 def test_densities_have_mass_one_and_draws_fit_them(prior: str) -> None:
     """False-alarm rate: 1e-6 each."""

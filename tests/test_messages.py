@@ -134,6 +134,7 @@ BAD_SWEEPS = {
     "weight of another objective": (("--objective", "iwae", "--beta", "1"), "IWAE: beta: unknown field"),
     "flow": (("--latent", "1,2", "--posterior", "flow"), "of the posterior 'flow': use a diagonal or full posterior"),
     "free bits": (("--latent", "1,2", "--free-bits", "0.1"), "free_bits: are per latent"),
+    "several layers": (("--latent", "1,2", "--latents", "1,2"), "latents in several layers cannot be switched off one by one"),
     "option of fit": (("--network", "lstm"), "unknown kind 'lstm' (allowed: mlp, convolutional, mixer, custom)"),
 }
 

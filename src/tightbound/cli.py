@@ -337,7 +337,7 @@ def sweep(
     """Train several weights of the KL, numbers of latents and seeds in one program: what they cost, what more would gain."""
     weights = None if beta is None else _numbers("beta", beta, float, "0.5,1,2,4")
     sizes = None if latent is None else _numbers("latent", latent, int, "2,4,8,16")
-    named = {"beta": weights[0] if weights else None, "latent": max(sizes) if sizes else None}
+    named = {"beta": weights[0] if weights else None, "latent": max(sizes) if sizes and not options["latents"] else None}
     settings_of, settings = _part("settings"), _settings(data, options | named)
     face = _JsonFace() if options["as_json"] else _PeopleFace()
     face.introduce(settings)

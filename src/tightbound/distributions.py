@@ -168,12 +168,15 @@ def kl(q: dist.Distribution, p: dist.Distribution) -> Float[Array, "G"] | None:
     return None
 
 
-def divergence(q: dist.Distribution, p: dist.Distribution, z: Float[Array, "L"], *, closed: bool = True) -> Float[Array, "G"]:
+def divergence(
+    q: dist.Distribution, p: dist.Distribution, z: Float[Array, "L"], *, closed: bool = True, training: bool = False
+) -> Float[Array, "G"]:
     """Return KL(q ‖ p) in nats, or what estimates it without bias at a draw z ~ q, by groups of latents.
 
     That is :func:`kl` where it is closed, unless ``closed`` is false, and log q(z) − log p(z) otherwise, one entry. Of two
     chains it is the sum of such terms for every link, given the links before it (the chain rule of the KL), one entry per
-    latent; the terms of a link that does not split are spread evenly over its latents.
+    latent; the terms of a link that does not split are spread evenly over its latents. ``training`` takes log p(z) by
+    :func:`training_log_prob`, for the sake of its gradient.
 
     >>> standard = diagonal_gaussian(jnp.zeros(2), jnp.ones(2))
     >>> divergence(standard, standard, jnp.zeros(2)).tolist()
@@ -183,9 +186,11 @@ def divergence(q: dist.Distribution, p: dist.Distribution, z: Float[Array, "L"],
     if known is not None:
         return known
     if isinstance(q, Chain) and isinstance(p, Chain):
+        how = {"closed": closed, "training": training}
         links = zip(q.links(z), p.links(z), strict=True)
-        return jnp.concatenate([_spread(divergence(a, b, part, closed=closed), len(part)) for (a, part), (b, _) in links])
-    return (q.log_prob(z) - training_log_prob(p, z))[None]
+        return jnp.concatenate([_spread(divergence(a, b, part, **how), len(part)) for (a, part), (b, _) in links])
+    log_p = training_log_prob(p, z) if training else p.log_prob(z)
+    return (q.log_prob(z) - log_p)[None]
 
 
 def _spread(terms: Float[Array, "G"], latents: int) -> Float[Array, "L"]:

@@ -211,7 +211,7 @@ class _ELBO(Objective):
         q = model.posterior(row.x, row.observed)
         z = q.sample(key)
         log_likelihood = model.log_likelihood(z, *row)
-        terms = divergence(stop(q) if self.stl else q, prior, z, closed=not self.stl)
+        terms = divergence(stop(q) if self.stl else q, prior, z, closed=not self.stl, training=True)
         return Terms(-log_likelihood, terms, log_likelihood - jnp.sum(terms))
 
     def value(self, terms: Terms, step: Int[Array, ""], layers: tuple[int, ...] | None = None) -> Loss:

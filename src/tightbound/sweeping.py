@@ -276,14 +276,14 @@ def _grid(
     if problems:
         raise SpecError("sweep", tuple(problems))
     grid = _Grid(*given.values())
+    if len(grid.latents) > 1:
+        require_nesting(spec, grid.latents)
     for size in grid.latents:
         _sized(spec, size)
     for seed in grid.seeds:
         plan.replace(seed=seed)
-    if len(grid.latents) > 1:
-        require_nesting(spec, grid.latents)
-        if np.any(np.asarray(getattr(objective, "free_bits", 0.0)) > 0):
-            raise SpecError("sweep", (("free_bits", "are per latent: sweep over one number of latents with them"),))
+    if len(grid.latents) > 1 and np.any(np.asarray(getattr(objective, "free_bits", 0.0)) > 0):
+        raise SpecError("sweep", (("free_bits", "are per latent: sweep over one number of latents with them"),))
     return grid
 
 
