@@ -94,7 +94,7 @@ def test_data_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"did you mean 'mnist-vamp'\? \(known: mnist-normal, mnist-vamp"):
+    with pytest.raises(SpecError, match=r"did you mean 'mnist-vamp'\? \(known: mnist-normal, mnist-mixer, mnist-vamp"):
         tb.recipe("mnist-vam")
     assert call("fit", "digits", "--out", tmp_path / "run", "--recipe", "mnist").code == 2
 

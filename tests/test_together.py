@@ -96,7 +96,7 @@ def test_the_evidence_of_a_nested_model_is_that_of_the_small_one() -> None:
 def test_every_member_is_what_it_would_be_alone() -> None:
     """Over weights of the KL, seeds and latent sizes: same rows, noise, evaluations and best weights, to rounding."""
     data, held = rows(70), rows(30, 1)
-    plan = tb.Plan(steps=40, batch_size=32, evaluate_every=10, learning_rate=3e-3)
+    plan = tb.Plan(steps=40, batch_size=32, evaluate_every=10, learning_rate=3e-3, growth=2)
     form = outline(spec_of(LARGEST))
     settings = [(0.5, 0, 2), (4.0, 0, LARGEST), (1.0, 3, 1)]
     starts = [built(latent, seed=seed) for _, seed, latent in settings]

@@ -1,5 +1,8 @@
 """Training: the order of rows, the weight of each, resuming, skipping, stopping, and what a run reports."""
 
+from itertools import pairwise
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,14 +101,14 @@ def test_neither_calls_nor_a_resume_change_a_bit(monkeypatch: pytest.MonkeyPatch
     assert rest.best_step == whole.best_step and rest.validation_elbo == whole.validation_elbo
 
 
-@pytest.mark.parametrize("optimiser", ["adamax", "muon"])
-def test_every_optimiser_trains_and_resumes_to_the_bit(optimiser: str) -> None:
-    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, learning_rate=0.02, optimiser=optimiser)
+@pytest.mark.parametrize("method", [{"optimiser": "adamax"}, {"optimiser": "muon"}, {"growth": 3}], ids=str)
+def test_every_way_to_descend_trains_and_resumes_to_the_bit(method: dict[str, Any]) -> None:
+    data, held, plan = rows(70), rows(20, 1), tb.Plan(steps=40, batch_size=32, learning_rate=0.02, **method)
     trainer = Trainer(model_for(data), tb.ELBO(), data, plan, held)
     saved = next(trainer.checkpoint() for progress in trainer.run() if progress.records)
     whole = last(data, plan, validation=held)
     assert weights(last(data, plan, validation=held, resume=saved).model) == weights(whole.model)
-    assert weights(whole.model) != weights(last(data, plan.replace(optimiser="adamw"), validation=held).model)
+    assert weights(whole.model) != weights(last(data, plan.replace(optimiser="adamw", growth=1), validation=held).model)
     untrained = last(data, plan.replace(learning_rate=1e-9), validation=held).validation_elbo
     assert whole.validation_elbo is not None and untrained is not None and whole.validation_elbo > untrained
 
@@ -267,6 +270,27 @@ def test_the_learning_rate_rises_and_falls() -> None:
     values = np.array([float(rates.learning_rate(step)) for step in range(101)])
     assert values[0] == pytest.approx(0.05) and values.max() == pytest.approx(0.5) and values[-1] == pytest.approx(0.05)
     assert np.all(np.diff(values[:10]) > 0) and np.all(np.diff(values[11:]) < 0)
+
+
+def test_batches_grow_in_equal_shares_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one, two and three batches: of six steps each the weights move at six, three and two."""
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)  # one step a call
+    data, plan = rows(70), tb.Plan(steps=18, batch_size=32, growth=3, average=0.0, warmup=0.0)
+    states = [weights(progress.model) for progress in tb.train(model_for(data), tb.ELBO(), data, plan)]
+    moves = [step + 1 for step, (old, new) in enumerate(pairwise([weights(model_for(data)), *states])) if old != new]
+    assert moves == [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18]
+
+
+def test_a_grown_batch_moves_the_weights_as_the_mean_of_its_gradients_does() -> None:
+    rates = tb.Plan(steps=4, growth=2, learning_rate=0.1, weight_decay=0.5, warmup=0.0, schedule="constant").rates(10)
+    weight, gradients = {"w": jnp.ones((2, 2))}, [{"w": jnp.full((2, 2), size)} for size in (3.0, -1.0)]
+    grown = rates.descent(tb.Plan(growth=2).method, rates.peak, rates.batches(jnp.int32(3)))
+    state = grown.init(weight)
+    for gradient in gradients:
+        update, state = grown.update(gradient, state, weight)
+    single = rates.descent(tb.Plan().method, rates.peak)
+    expected, _ = single.update({"w": jnp.ones((2, 2))}, single.init(weight), weight)
+    np.testing.assert_allclose(update["w"], expected["w"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.0, 0.95)])

@@ -1,7 +1,7 @@
 """pythae's VAE on dynamic MNIST, in pythae's own environment: ``python contestant_pythae.py EPOCHS FOLDER``.
 
 Bits are drawn anew from the grey levels whenever a row is used, as in the models that it is compared with. The weights are
-written to FOLDER after chosen epochs, with the seconds that training has taken until then, writing left out.
+written to FOLDER every ten epochs, with the seconds that training has taken until then, writing left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from problems import mnist_levels
 from pythae_model import pythae_model
 
 HIDDEN, LATENT, BATCH = [300, 300], 40, 100
+EVERY = 10  # epochs between weights that are written
 
 
 class Dynamic(BaseDataset):
@@ -41,7 +42,7 @@ class Keeper(TrainingCallback):
 
     def __init__(self, model: torch.nn.Module, folder: Path) -> None:
         self.model, self.folder, self.epoch, self.seconds = model, folder, 0, 0.0
-        self.next = 5
+        self.next = EVERY
 
     def on_epoch_begin(self, training_config: object, **kwargs: object) -> None:
         self.began = time.perf_counter()
@@ -53,7 +54,7 @@ class Keeper(TrainingCallback):
             arrays = {name: value.detach().numpy() for name, value in self.model.state_dict().items()}
             np.savez(self.folder / f"{self.epoch:04}.npz", seconds=self.seconds, **arrays)
             print(f"epoch {self.epoch}, {self.seconds:.0f} s", flush=True)
-            self.next += 5
+            self.next += EVERY
 
 
 def main() -> None:

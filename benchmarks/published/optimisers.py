@@ -5,9 +5,9 @@
 The model is that of ``benchmarks/mnist/reproduce.py normal`` (50 latents, gated 2 × 300), trained on fresh bits of 50,000
 images with batches of 160; the ELBO is that of the averaged weights on the fixed bits of the other 10,000. The speed of every
 optimiser is measured first, and its learning rate falls to the end of the steps for which the time is enough, so that every
-run is a whole one. Time is what the processor spent on this process, so that its neighbours take none of it. Contestants come
-in turns; each result is kept in ``benchmarks/published/results/optimisers.json`` as soon as it is there, and a script that was
-stopped goes on where it was.
+run is a whole one. "growing to 8" averages the gradients of one batch at first and of eight in the end. Time is what the
+processor spent on this process, so that its neighbours take none of it. Contestants come in turns; each result is kept in
+``benchmarks/published/results/optimisers.json`` as soon as it is there, and a script that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mnist"))
 from reproduce import images
 
 RESULT = Path(__file__).parent / "results" / "optimisers.json"
-RATES = {"adamw": (2e-3, 1e-3, 4e-3), "muon": (5e-3, 1e-2, 2e-3), "adamax": (4e-3, 2e-3)}
+GROWING = " growing to "
+RATES = {
+    "adamw": (2e-3, 1e-3, 4e-3),
+    "adamw growing to 8": (2e-3, 4e-3),
+    "muon": (5e-3, 1e-2, 2e-3),
+    "adamax": (4e-3, 2e-3),
+}
 BATCH = 160
 MEASURED = 300  # steps, after as many that are not
 
@@ -39,6 +45,12 @@ class Outcome(NamedTuple):
     steps: int
     seconds: float
     elbo: float
+
+
+def plan_of(contestant: str, steps: int) -> tb.Plan:
+    """Return the plan that a contestant's name stands for."""
+    optimiser, _, growth = contestant.partition(GROWING)
+    return tb.Plan(steps=steps, batch_size=BATCH, optimiser=optimiser, growth=int(growth or 1))
 
 
 class Arena:
@@ -55,7 +67,7 @@ class Arena:
         """Train for some steps, or say what that came to before."""
         name = f"{optimiser} {rate:g} {steps}"
         if name not in self.known:
-            plan = tb.Plan(steps=steps, batch_size=BATCH, optimiser=optimiser, learning_rate=rate, evaluate_every=steps)
+            plan = plan_of(optimiser, steps).replace(learning_rate=rate, evaluate_every=steps)
             plan = default_plan(plan, len(self.train))
             model = self.spec.build(jax.random.key(0), self.train.statistics())
             before = time.process_time()
@@ -77,7 +89,7 @@ class Arena:
         """Return the time of a step."""
         name = f"{optimiser} seconds per step"
         if name not in self.known:
-            plan = tb.Plan(steps=2 * MEASURED, batch_size=BATCH, optimiser=optimiser)
+            plan = plan_of(optimiser, 2 * MEASURED)
             model, trail = self.spec.build(jax.random.key(0), self.train.statistics()), []
             for progress in tb.train(model, tb.ELBO(), self.train, plan):
                 trail.append((progress.step, time.process_time()))
@@ -101,12 +113,13 @@ def table(arena: Arena, contestants: list[tuple[str, float]], steps: dict[str, i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--only", choices=RATES, nargs="+", default=list(RATES), help="contestants; the rest may follow")
     arguments = parser.parse_args()
     RESULT.parent.mkdir(exist_ok=True)
     arena = Arena(arguments.seconds)
     steps = {name: int(arguments.seconds / arena.step_seconds(name)) for name in RATES}
     fewest = min(steps.values())
-    contestants = [(name, rate) for turn in range(4) for name, rates in RATES.items() for rate in rates[turn : turn + 1]]
+    contestants = [(name, rate) for turn in range(4) for name in arguments.only for rate in RATES[name][turn : turn + 1]]
     print(f"steps in {arguments.seconds:g} s: {steps}", flush=True)
     for name, rate in contestants:
         arena.run(name, rate, fewest)

@@ -27,7 +27,7 @@ from tightbound.model import Model, from_arrays, merge, to_arrays, trainable
 from tightbound.objectives import ELBO, Loss, Objective, ObjectiveSpec, Terms, phases
 from tightbound.rows import Rows, RowSource, blocks, bucket, over_blocks, place, require_sites
 from tightbound.training.packing import Loose, Packed, Packing
-from tightbound.training.plan import ENTRYWISE, Optimiser, Plan, Rates
+from tightbound.training.plan import Method, Plan, Rates
 
 __all__ = ["Progress", "Record", "State", "Trainer", "train"]
 
@@ -156,7 +156,7 @@ class Trainer:
         self.validation = place(validation) if validation is not None and len(validation.x) else None
         self.validation_count = len(validation.x) if validation is not None else 0
         trained, self.rest = trainable(model)
-        self.state = begin(trained, self.rates, plan.optimiser)
+        self.state = begin(trained, self.rates, plan.method)
         self.best = trained
         self.marks = Marks()
         self.pending = np.empty((0, len(StepRecord._fields)))
@@ -223,7 +223,7 @@ class Trainer:
 
     def _advance(self, steps: int) -> None:
         order = padded_stream(self.plan, self.plan.seed, self.count, self.marks.step, steps)
-        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.optimiser)
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.key, self.rates, self.plan.method)
         objective = self.objectives[self._phase(self.marks.step)]
         self.state, log = _run(self.state, self.rest, objective, self.rows, *inputs)
         self.pending = np.concatenate([self.pending, np.asarray(log, np.float64)[:steps]])
@@ -391,10 +391,10 @@ def post_mortem(model: Model, objective: Objective, rows: Rows, index: Any, key:
 
 
 @eqx.filter_jit
-def begin(trained: Model, rates: Rates, optimiser: Optimiser) -> State:
+def begin(trained: Model, rates: Rates, method: Method) -> State:
     """Return the state before the first step."""
     zero = jnp.int32(0)
-    return State(trained, rates.descent(optimiser, rates.peak).init(trained), trained, zero, zero, zero)
+    return State(trained, rates.descent(method, rates.peak).init(trained), trained, zero, zero, zero)
 
 
 class Pace(NamedTuple):
@@ -404,6 +404,7 @@ class Pace(NamedTuple):
     data_key: Array
     noise_key: Array
     learning_rate: Float[Array, ""]
+    batches: Int[Array, ""]
     averaging: Float[Array, ""]
     averages: Bool[Array, ""]
 
@@ -418,7 +419,7 @@ def _run(
     steps: Array,
     key: Array,
     rates: Rates,
-    optimiser: Optimiser,
+    method: Method,
 ) -> tuple[State, Float[Array, "C 7"]]:
     """Run ``steps`` ≤ CHUNK steps, the rows of step i being ``order[i]``; stop early when gradients stay non-finite.
 
@@ -426,10 +427,10 @@ def _run(
     So what depends on the step's number alone is computed for the whole chunk at once, and small arrays are joined
     when the optimiser works entry by entry.
     """
-    packing = Packing(state.trained) if optimiser in ENTRYWISE else Loose()
+    packing = Packing(state.trained) if method.entrywise else Loose()
 
     def one(state: State, pace: Pace) -> tuple[State, Array]:
-        state, record = step_of(state, rest, objective, rows, pace, rates, optimiser, packing)
+        state, record = step_of(state, rest, objective, rows, pace, rates, method, packing)
         return state, jnp.stack(record)
 
     paces = paces_of(state.step, order, key, rates)
@@ -442,7 +443,8 @@ def paces_of(first: Array, order: Array, key: Array, rates: Rates) -> Pace:
     """Return what depends on the step's number alone, for a chunk of steps from ``first`` on."""
     numbers = first + jnp.arange(CHUNK)
     keys = jax.vmap(lambda number: jax.random.split(step_key(key, number)))(numbers)
-    return Pace(order, keys[:, 0], keys[:, 1], rates.learning_rate(numbers), *rates.averaging(numbers))
+    schedule = (rates.learning_rate(numbers), rates.batches(numbers))
+    return Pace(order, keys[:, 0], keys[:, 1], *schedule, *rates.averaging(numbers))
 
 
 def repeat(
@@ -491,7 +493,7 @@ def step_of(
     rows: Rows,
     pace: Pace,
     rates: Rates,
-    optimiser: Optimiser,
+    method: Method,
     packing: Packing | Loose,
 ) -> tuple[State, StepRecord]:
     """Make one step of a packed state, and return what it reports."""
@@ -516,7 +518,7 @@ def step_of(
         trained, memory, average = kept
         shorten = jnp.minimum(1.0, rates.clip / (length + 1e-12))
         shortened = jax.tree.map(lambda g: g * shorten, gradient)
-        updates, memory = rates.descent(optimiser, pace.learning_rate).update(shortened, memory, trained)
+        updates, memory = rates.descent(method, pace.learning_rate, pace.batches).update(shortened, memory, trained)
         trained = optax.apply_updates(trained, updates)
         return trained, memory, jax.lax.cond(pace.averages, blend, lambda kept: kept[0], (average, trained))
 

@@ -16,7 +16,7 @@ from tightbound.spec import Spec
 from tightbound.training.adam import scale_by_adam
 from tightbound.training.muon import scale_by_muon_or_adam
 
-__all__ = ["ENTRYWISE", "Optimiser", "Plan", "Rates"]
+__all__ = ["Method", "Optimiser", "Plan", "Rates"]
 
 AVERAGE_EVERY = 8  # steps
 Optimiser = Literal["adamw", "adamax", "muon"]
@@ -25,7 +25,19 @@ _DIRECTIONS: dict[Optimiser, Callable[[Array, Array], optax.GradientTransformati
     "adamax": optax.scale_by_adamax,
     "muon": scale_by_muon_or_adam,
 }
-ENTRYWISE: frozenset[Optimiser] = frozenset({"adamw", "adamax"})  # to which it is the same how arrays are joined
+_ENTRYWISE: frozenset[Optimiser] = frozenset({"adamw", "adamax"})  # to which it is the same how arrays are joined
+
+
+class Method(NamedTuple):
+    """What of a plan a compiled step is made for: which optimiser, and whether it may average the gradients of several batches."""
+
+    optimiser: Optimiser
+    grows: bool
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether it is the same to it how arrays are joined."""
+        return self.optimiser in _ENTRYWISE
 
 
 class Plan(Spec):
@@ -35,7 +47,8 @@ class Plan(Spec):
     mean square), or Muon, which turns the averaged gradient of every matrix of encoder and decoder into an orthogonal one and
     leaves all else to Adam; matrices decay by ``weight_decay`` under each of them. The learning rate rises linearly over
     ``warmup`` (a share of the run) to ``learning_rate`` and, with ``schedule="cosine"``, falls to ``final`` times it. Gradients
-    longer than ``clip`` are shortened to it. With ``average`` the weights that are evaluated and kept are an exponential
+    longer than ``clip`` are shortened to it. ``growth`` lets the batches grow: the gradients of 1, 2, …, ``growth`` batches in
+    turn, each for an equal share of the run, are averaged before the weights move. With ``average`` the weights that are evaluated and kept are an exponential
     average of the trained ones, with that decay per step (applied in every eighth), shorter at the start; 0 switches it off.
     ``patience`` is the number of evaluations without a better validation ELBO, its KL weighted as the objective does in the
     end, after which training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by
@@ -58,6 +71,7 @@ class Plan(Spec):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=100.0, gt=0)
+    growth: int = Field(default=1, ge=1, le=1000)
     average: float = Field(default=0.999, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
     evaluate_every: int | None = Field(default=None, ge=1)
@@ -65,6 +79,7 @@ class Plan(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
     references: ClassVar[tuple[str, ...]] = (
         "kingma2015adam", "loshchilov2019decoupled", "loshchilov2017sgdr", "jordan2024muon", "liu2025muon",
+        "smith2018batch",
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -86,13 +101,18 @@ class Plan(Spec):
         epoch = math.ceil(rows / min(self.batch_size, rows))
         return epoch * math.ceil(self.total_steps(rows) / epoch / 100)
 
+    @property
+    def method(self) -> Method:
+        """What of the plan a compiled step is made for."""
+        return Method(self.optimiser, self.growth > 1)
+
     def rates(self, rows: int) -> Rates:
         """Return the numbers of the optimiser, which a compiled step takes as inputs."""
         total = self.total_steps(rows)
         cosine = self.schedule == "cosine"
         numbers = (
             self.learning_rate, total * self.warmup, total, self.final if cosine else 1.0, self.weight_decay,
-            self.beta1, self.beta2, self.clip, self.average,
+            self.beta1, self.beta2, self.clip, self.growth, self.average,
         )  # fmt: skip
         return Rates(*(jnp.float32(number) for number in numbers))
 
@@ -108,6 +128,7 @@ class Rates(NamedTuple):
     beta1: Float[Array, ""]
     beta2: Float[Array, ""]
     clip: Float[Array, ""]
+    growth: Float[Array, ""]
     average: Float[Array, ""]
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -117,13 +138,20 @@ class Rates(NamedTuple):
         fall = self.final + (1.0 - self.final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         return self.peak * rise * fall
 
-    def descent(self, optimiser: Optimiser, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
+    def batches(self, step: Int[Array, ""]) -> Int[Array, ""]:
+        """Return how many batches' gradients are averaged before the weights move, at a step."""
+        return jnp.minimum(1.0 + jnp.floor(self.growth * step / self.total), self.growth).astype(jnp.int32)
+
+    def descent(
+        self, method: Method, learning_rate: Float[Array, ""], batches: Int[Array, ""] | int = 1
+    ) -> optax.GradientTransformation:
         """Return an optimiser at a learning rate; matrices decay, vectors (biases, scales) do not."""
-        return optax.chain(
-            _DIRECTIONS[optimiser](self.beta1, self.beta2),
+        descent = optax.chain(
+            _DIRECTIONS[method.optimiser](self.beta1, self.beta2),
             optax.add_decayed_weights(self.weight_decay, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
             optax.scale_by_learning_rate(learning_rate),
         )
+        return optax.MultiSteps(descent, lambda _: batches).gradient_transformation() if method.grows else descent
 
     def averaging(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
         """Return the decay of the averaged weights at a step, and whether this step takes part.

@@ -44,7 +44,7 @@ from tightbound.training.loop import (
     unpack,
 )
 from tightbound.training.packing import Loose, Packing
-from tightbound.training.plan import ENTRYWISE, Optimiser, Plan, Rates
+from tightbound.training.plan import Method, Plan, Rates
 
 __all__ = ["Member", "Together", "TogetherProgress"]
 
@@ -99,7 +99,7 @@ class Together:
         halves = [trainable(member.model) for member in members]
         self.judges: Objective = _stacked([member.objective.judge() or ELBO().build() for member in members])
         self.rests: Model = _stacked([rest for _, rest in halves])
-        self.states: State = _stacked([begin(trained, self.rates, plan.optimiser) for trained, _ in halves])
+        self.states: State = _stacked([begin(trained, self.rates, plan.method) for trained, _ in halves])
         self.best = self.states.trained
         self.marks = [Marks() for _ in members]
 
@@ -134,7 +134,7 @@ class Together:
         step = self.marks[0].step
         orders = {seed: padded_stream(self.plan, seed, self.count, step, steps) for seed in {m.seed for m in self.members}}
         order = np.stack([orders[member.seed] for member in self.members])
-        inputs: tuple[Any, ...] = (order, np.int32(steps), self.keys, self.rates, self.plan.optimiser)
+        inputs: tuple[Any, ...] = (order, np.int32(steps), self.keys, self.rates, self.plan.method)
         self.states, log = _run(self.states, self.rests, self.objectives, self.rows, *inputs)
         for number in map(int, np.flatnonzero(np.asarray(self.states.skipped_in_row) >= GIVE_UP_AFTER)):
             raise TrainingError(self._post_mortem(number, order[number], step))
@@ -187,7 +187,8 @@ _MAPPED = eqx.if_array(0)
 
 def _told_apart(axis: Any, shared: Any = None) -> Any:
     """Return which of a chunk's numbers differ between models: along ``axis``, or not at all."""
-    return Pace(axis, axis, axis, shared, shared, shared)
+    own = {"rows": axis, "data_key": axis, "noise_key": axis}
+    return Pace(**dict.fromkeys(Pace._fields, shared) | own)
 
 
 @eqx.filter_jit
@@ -200,15 +201,15 @@ def _run(
     steps: Array,
     keys: Array,
     rates: Rates,
-    optimiser: Optimiser,
+    method: Method,
 ) -> tuple[State, Float[Array, "C M 7"]]:
     """Run ``steps`` ≤ CHUNK steps of every model; stop early when the gradients of one stay non-finite."""
     first = states.step[0]
     paces = jax.vmap(lambda order, key: paces_of(first, order, key, rates), out_axes=_told_apart(1))(order, keys)
-    packing = Packing(jax.tree.map(lambda leaf: leaf[0], states.trained)) if optimiser in ENTRYWISE else Loose()
+    packing = Packing(jax.tree.map(lambda leaf: leaf[0], states.trained)) if method.entrywise else Loose()
 
     def one(state: State, rest: Model, objective: Objective, pace: Pace) -> tuple[State, Array]:
-        state, record = step_of(state, rest, objective, rows, pace, rates, optimiser, packing)
+        state, record = step_of(state, rest, objective, rows, pace, rates, method, packing)
         return state, jnp.stack(record)
 
     mapped = eqx.filter_vmap(one, in_axes=(_MAPPED, _MAPPED, _MAPPED, _told_apart(0)))
