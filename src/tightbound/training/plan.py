@@ -29,7 +29,7 @@ _ENTRYWISE: frozenset[Optimiser] = frozenset({"adamw", "adamax"})  # to which it
 
 
 class Method(NamedTuple):
-    """What of a plan a compiled step is made for: which optimiser, and whether it may average the gradients of several batches."""
+    """What of a plan a compiled step is made for: which optimiser, and whether it averages the gradients of several batches."""
 
     optimiser: Optimiser
     grows: bool
@@ -46,13 +46,13 @@ class Plan(Spec):
     Length is ``epochs`` or ``steps``. ``optimiser`` is AdamW, Adamax (Adam with the largest gradient so far in place of the
     mean square), or Muon, which turns the averaged gradient of every matrix of encoder and decoder into an orthogonal one and
     leaves all else to Adam; matrices decay by ``weight_decay`` under each of them. The learning rate rises linearly over
-    ``warmup`` (a share of the run) to ``learning_rate`` and, with ``schedule="cosine"``, falls to ``final`` times it. Gradients
-    longer than ``clip`` are shortened to it. ``growth`` lets the batches grow: the gradients of 1, 2, …, ``growth`` batches in
-    turn, each for an equal share of the run, are averaged before the weights move. With ``average`` the weights that are evaluated and kept are an exponential
-    average of the trained ones, with that decay per step (applied in every eighth), shorter at the start; 0 switches it off.
-    ``patience`` is the number of evaluations without a better validation ELBO, its KL weighted as the objective does in the
-    end, after which training stops; the best weights are kept either way. Evaluations come every ``evaluate_every`` steps, by
-    default every epoch but at most a hundred in a run.
+    ``warmup`` (a share of the run) to ``learning_rate`` and, with ``schedule="cosine"``, falls to ``final`` times it.
+    Gradients longer than ``clip`` are shortened to it. ``growth`` lets the batches grow: the gradients of 1, 2, …, ``growth``
+    batches in turn, each for an equal share of the run, are averaged before the weights move. With ``average`` the weights
+    that are evaluated and kept are an exponential average of the trained ones, with that decay per step (applied in every
+    eighth), shorter at the start; 0 switches it off. ``patience`` is the number of evaluations without a better validation
+    ELBO, its KL weighted as the objective does in the end, after which training stops; the best weights are kept either way.
+    Evaluations come every ``evaluate_every`` steps, by default every epoch but at most a hundred in a run.
 
     >>> Plan(epochs=3, batch_size=50).total_steps(rows=120)
     8
