@@ -1,4 +1,4 @@
-"""Small runs of every kind of data that the faces show: images, a table, counts, and counts with exposures and one latent."""
+"""Small runs of every kind that the faces show: images, a table, counts, counts with exposures and one latent, a hierarchy."""
 
 import functools
 from pathlib import Path
@@ -29,8 +29,8 @@ def run_of(kind: str) -> Path:
 
 
 def make(kind: str, folder: Path) -> None:
-    if kind == "images":
-        data, more = "digits", ()
+    if kind in ("images", "hierarchy"):
+        data, more = "digits", () if kind == "images" else ("--latents", "2,3")
     elif kind == "table":
         tb.write_table(folder / "people.csv", people(300))
         data, more = folder / "people.csv", ()

@@ -63,7 +63,7 @@ def asked(kind: str, name: str, given: Any) -> Any:
     return answer.json()
 
 
-KINDS = ["images", "table", "counts", "exposed", "plane"]
+KINDS = ["images", "hierarchy", "table", "counts", "exposed", "plane"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,13 @@
-"""pythae's VAE on dynamic MNIST, in pythae's own environment: ``python contestant_pythae.py EPOCHS FOLDER``.
+"""pythae's VAE on dynamic MNIST, in pythae's own environment: ``python contestant_pythae.py SECONDS FOLDER``.
 
 Bits are drawn anew from the grey levels whenever a row is used, as in the models that it is compared with. The weights are
-written to FOLDER every ten epochs, with the seconds that training has taken until then, writing left out.
+written to FOLDER every ten epochs, with the seconds that training has taken until then, writing left out, until it has taken
+SECONDS.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -37,11 +39,15 @@ class Dynamic(BaseDataset):
         return DatasetOutput(data=torch.bernoulli(self.data[index]))
 
 
-class Keeper(TrainingCallback):
-    """Writes the weights now and then."""
+class Enough(Exception):
+    """Training has taken its time."""
 
-    def __init__(self, model: torch.nn.Module, folder: Path) -> None:
-        self.model, self.folder, self.epoch, self.seconds = model, folder, 0, 0.0
+
+class Keeper(TrainingCallback):
+    """Writes the weights now and then, and ends the training."""
+
+    def __init__(self, model: torch.nn.Module, folder: Path, limit: float) -> None:
+        self.model, self.folder, self.limit, self.epoch, self.seconds = model, folder, limit, 0, 0.0
         self.next = EVERY
 
     def on_epoch_begin(self, training_config: object, **kwargs: object) -> None:
@@ -55,20 +61,23 @@ class Keeper(TrainingCallback):
             np.savez(self.folder / f"{self.epoch:04}.npz", seconds=self.seconds, **arrays)
             print(f"epoch {self.epoch}, {self.seconds:.0f} s", flush=True)
             self.next += EVERY
+            if self.seconds >= self.limit:
+                raise Enough
 
 
 def main() -> None:
-    epochs, folder = int(sys.argv[1]), Path(sys.argv[2])
+    limit, folder = float(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(0)
     grey = mnist_levels(50_000)
     encoder, decoder = perceptron([784, *HIDDEN, 2 * LATENT]), perceptron([LATENT, *HIDDEN, 784])
     model = pythae_model(784, LATENT, encoder, decoder)
     with tempfile.TemporaryDirectory() as output:
         config = BaseTrainerConfig(
-            output_dir=output, num_epochs=epochs, learning_rate=1e-3,
+            output_dir=output, num_epochs=10_000, learning_rate=1e-3,
             per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
         )  # fmt: skip
-        TrainingPipeline(model, config)(train_data=Dynamic(grey), callbacks=[Keeper(model, folder)])
+        with contextlib.suppress(Enough):
+            TrainingPipeline(model, config)(train_data=Dynamic(grey), callbacks=[Keeper(model, folder, limit)])
 
 
 if __name__ == "__main__":

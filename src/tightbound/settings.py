@@ -55,6 +55,7 @@ __all__ = [
 
 TABLES = ("model", "objective", "plan", "data")
 _OBJECTIVES: dict[str, type[ObjectiveSpec]] = {"elbo": ELBO, "iwae": IWAE}
+_ALTERNATIVES = ({"epochs", "steps"}, {"latent", "latents"})  # fields that say one thing in two ways
 _DEFAULT_EPOCHS, _DEFAULT_STEPS = 100, 2000  # a small data set gets this many steps, a large one this many epochs
 _DECAY = 0.05  # decay alone would shrink the weights by exp(−_DECAY √steps) over a run at a constant rate
 
@@ -376,12 +377,15 @@ def nested(values: Tables) -> Tables:
 def merge(below: Tables, above: Tables) -> Tables:
     """Return two tables as one, ``above`` winning; a part of another kind takes nothing from the one it replaces.
 
+    Of fields that say one thing in two ways, such as epochs and steps, one above replaces the other below.
+
     >>> merge({"prior": {"kind": "vamp", "components": 9}}, {"prior": {"kind": "mixture"}})
     {'prior': {'kind': 'mixture'}}
     """
     merged = dict(below)
-    if {"epochs", "steps"} & above.keys():
-        merged = {name: value for name, value in merged.items() if name not in ("epochs", "steps")}
+    for alternatives in _ALTERNATIVES:
+        if alternatives & above.keys():
+            merged = {name: value for name, value in merged.items() if name not in alternatives}
     for name, value in above.items():
         under = merged.get(name)
         under = {"kind": under} if isinstance(under, str) else under
