@@ -7,6 +7,7 @@ chains over it (:class:`tightbound.distributions.Chain`), which bounds, objectiv
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
@@ -15,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from tightbound.distributions import Chain, diagonal_gaussian, positive
 from tightbound.errors import SpecError
 from tightbound.likelihoods.base import Constant, LikelihoodHead
 from tightbound.model import VAE, Model, ModelSpec
-from tightbound.networks import MLP
+from tightbound.networks import MLP, Mixer
 from tightbound.networks.layers import ACTIVATIONS, Activation, Linear
+from tightbound.networks.mixer import Block
 from tightbound.networks.mlp import Perceptron
 from tightbound.posteriors import PosteriorHead
 from tightbound.priors import Encoder, PriorHead
@@ -41,6 +43,10 @@ class HierarchicalVAE(ModelSpec):
     p(z_l|z_1, …, z_{l−1}), which reads the one that comes down; ``floor`` is the smallest σ. The ``encoder`` makes the first
     state of x, the ``decoder`` makes p(x|z) of the last one, and ``prior`` is that of the top layer.
 
+    With ``grid`` a state has ``width`` numbers for every patch of an image, the residual blocks are those of a
+    :class:`~tightbound.Mixer`, and every layer has as many latents in each patch, made and read there by the same weights
+    everywhere. Encoder and decoder are then mixers of the same patch without dense units.
+
     >>> spec = HierarchicalVAE(sites=dict(kind="binary", shape=(784,)), latents=(8, 16), likelihood=dict(kind="bernoulli"))
     >>> spec.build(jax.random.key(0)).posterior(jnp.zeros(784)).event_shape
     (24,)
@@ -52,6 +58,7 @@ class HierarchicalVAE(ModelSpec):
     depth: int = Field(default=1, ge=0)
     activation: Activation = "silu"
     floor: float = Field(default=1e-3, gt=0)
+    grid: bool = False
     references: ClassVar[tuple[str, ...]] = ("sonderby2016ladder", "kingma2016improved", "vahdat2020nvae")
     parts: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "prior", "likelihood")
 
@@ -65,13 +72,35 @@ class HierarchicalVAE(ModelSpec):
         """The number of latents in all layers together."""
         return sum(self.latents)
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """The shape of a state: (width,), or (patches, width)."""
+        if not self.grid:
+            return (self.width,)
+        assert isinstance(self.encoder, Mixer)
+        return (self.encoder.places(self.sites.shape), self.width)
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> Self:
+        if not self.grid:
+            return self
+        sides = {network.patch if isinstance(network, Mixer) else None for network in (self.encoder, self.decoder)}
+        if len(sides) > 1 or None in sides:
+            raise ValueError("grid: needs mixers of the same patch as encoder and decoder")
+        if not self.sites.is_image:
+            raise ValueError(f"grid: needs images, got {self.sites.describe()}")
+        odd = [latents for latents in self.latents if latents % self.state[0]]
+        if odd:
+            raise ValueError(f"grid: {odd[0]} latents of a layer are not as many in each of {self.state[0]} patches")
+        return self
+
     def assemble(self, key: Array, statistics: Statistics) -> Model:
         """Return the model with random weights."""
         encoder_key, decoder_key, up_key, down_key, prior_key, likelihood_key = jax.random.split(key, 6)
         sites = self.sites
         likelihood = self.likelihood.build(sites, statistics, key=likelihood_key)
-        network = self.encoder.build(sites.feature_shape, (self.width,), key=encoder_key)
-        decoder = self.decoder.build((self.width,), tuple(likelihood.parameter_shape), key=decoder_key)
+        network = self.encoder.build(sites.feature_shape, self.state, key=encoder_key)
+        decoder = self.decoder.build(self.state, tuple(likelihood.parameter_shape), key=decoder_key)
         up, down = BottomUp.initialise(self, network, key=up_key), TopDown.initialise(self, key=down_key)
         prior = self.prior.build(self.latents[0], sites, statistics, key=prior_key)
         mean, scale = Constant(statistics.mean), Constant(statistics.scale)
@@ -96,21 +125,25 @@ def model_spec(fields: dict[str, Any]) -> type[ModelSpec]:
 
 
 class Residual(eqx.Module):
-    """h ← h + W₂ a(W₁ h + b₁) + b₂, block after block."""
+    """h ← h + W₂ a(W₁ h + b₁) + b₂, block after block; of a grid the blocks of a mixer."""
 
-    blocks: tuple[Perceptron, ...]
+    blocks: tuple[Perceptron | Block, ...]
 
     @classmethod
     def initialise(cls, spec: HierarchicalVAE, *, key: PRNGKeyArray) -> Self:
         """Return ``depth`` blocks that change little at first."""
-        unit = MLP(hidden=(spec.width,), activation=spec.activation)
         keys = jax.random.split(key, spec.depth) if spec.depth else ()
+        if spec.grid:
+            assert isinstance(spec.encoder, Mixer)
+            mixer = spec.encoder.replace(width=spec.width, within=2 * spec.width, activation=spec.activation)
+            return cls(tuple(Block.initialise(mixer, spec.state[0], key=k) for k in keys))
+        unit = MLP(hidden=(spec.width,), activation=spec.activation)
         return cls(tuple(_calm(unit.build((spec.width,), (spec.width,), key=k)) for k in keys))
 
-    def __call__(self, h: Float[Array, "W"]) -> Float[Array, "W"]:
+    def __call__(self, h: Float[Array, "*state"]) -> Float[Array, "*state"]:
         """Return what the blocks make of a state."""
         for block in self.blocks:
-            h = h + block(h)
+            h = block(h) if isinstance(block, Block) else h + block(h)
         return h
 
 
@@ -119,7 +152,7 @@ def _calm(network: Perceptron) -> Perceptron:
 
 
 class BottomUp(eqx.Module):
-    """What the layers of q(z|x) are told of x, (n · width,): that of the top layer first."""
+    """What the layers of q(z|x) are told of x, a state each, side by side: that of the top layer first."""
 
     network: Any
     blocks: tuple[Residual, ...]
@@ -139,7 +172,7 @@ class BottomUp(eqx.Module):
         for blocks, tell in zip(reversed(self.blocks), reversed(self.told[:-1]), strict=True):
             h = blocks(h)
             told.append(tell(h))
-        return jnp.concatenate(told[::-1])
+        return jnp.concatenate([state.ravel() for state in told[::-1]])
 
 
 class Layer(eqx.Module):
@@ -160,7 +193,7 @@ class Layer(eqx.Module):
     def initialise(cls, spec: HierarchicalVAE, number: int, *, key: PRNGKeyArray) -> Self:
         """Return layer ``number``, in which p and q are both near N(0, I)."""
         keys = jax.random.split(key, 5)
-        width, latents = spec.width, spec.layers[number]
+        width, latents = spec.width, spec.layers[number] // math.prod(spec.state[:-1])
 
         def calm(inputs: int, outputs: int, key: Array) -> Linear:
             layer = Linear.initialise(inputs, outputs, key=key)
@@ -171,29 +204,35 @@ class Layer(eqx.Module):
         read, write = calm(width, 2 * latents, keys[2]), Linear.initialise(latents, width, key=keys[3])
         return cls(own, join, read, write, Residual.initialise(spec, key=keys[4]), spec.activation, spec.floor)
 
-    def p(self, state: Float[Array, "W"]) -> dist.Distribution:
+    def p(self, state: Float[Array, "*state"]) -> dist.Distribution:
         """Return p(z_l|z_1, …, z_{l−1}), at the top the N(0, I) that q is relative to."""
         if self.own is None:
-            latents = self.write.weight.shape[0]
+            latents = self.write.weight.shape[0] * math.prod(state.shape[:-1])
             return diagonal_gaussian(jnp.zeros(latents), jnp.ones(latents))
-        loc, raw = jnp.split(self.own(state), 2)
+        loc, raw = _halves(self.own(state))
         return diagonal_gaussian(loc, positive(raw, self.floor))
 
-    def q(self, state: Float[Array, "W"], told: Float[Array, "W"]) -> dist.Distribution:
+    def q(self, state: Float[Array, "*state"], told: Float[Array, "*state"]) -> dist.Distribution:
         """Return q(z_l|z_1, …, z_{l−1}, x) = N(μ + σ δ, diag(σ s)²), μ and σ those of p."""
         base = self.p(state).base_dist
-        shift, raw = jnp.split(self.read(ACTIVATIONS[self.activation](self.join(state) + told)), 2)
+        shift, raw = _halves(self.read(ACTIVATIONS[self.activation](self.join(state) + told)))
         return diagonal_gaussian(base.loc + base.scale * shift, base.scale * positive(raw, self.floor))
 
-    def follow(self, state: Float[Array, "W"], z: Float[Array, "L"]) -> Float[Array, "W"]:
+    def follow(self, state: Float[Array, "*state"], z: Float[Array, "L"]) -> Float[Array, "*state"]:
         """Return the state below this layer."""
-        return self.blocks(state + self.write(z))
+        return self.blocks(state + self.write(z.reshape(*state.shape[:-1], -1)))
+
+
+def _halves(y: Float[Array, "*places two_l"]) -> tuple[Array, Array]:
+    """Return the two halves of the last axis, each as a vector over all places."""
+    first, second = jnp.split(y, 2, axis=-1)
+    return first.ravel(), second.ravel()
 
 
 class TopDown(eqx.Module):
     """The way down, which p(z), q(z|x) and p(x|z) share."""
 
-    first: Float[Array, "W"]
+    first: Float[Array, "*state"]
     layers: tuple[Layer, ...]
 
     @classmethod
@@ -201,7 +240,7 @@ class TopDown(eqx.Module):
         """Return the way down from a state of zeros, which is trained."""
         keys = jax.random.split(key, len(spec.layers))
         layers = tuple(Layer.initialise(spec, number, key=k) for number, k in enumerate(keys))
-        return cls(jnp.zeros(spec.width), layers)
+        return cls(jnp.zeros(spec.state), layers)
 
 
 class Descent(eqx.Module):
@@ -213,7 +252,7 @@ class Descent(eqx.Module):
         """Return the state at the top."""
         return self.down.first
 
-    def follow(self, number: int, state: Float[Array, "W"], z: Float[Array, "..."]) -> Float[Array, "W"]:
+    def follow(self, number: int, state: Float[Array, "*state"], z: Float[Array, "L"]) -> Float[Array, "*state"]:
         """Return the state below a layer."""
         return self.down.layers[number].follow(state, z)
 
@@ -229,9 +268,9 @@ class PriorDescent(Descent):
 
 
 class PosteriorDescent(Descent):
-    """q(z|x): every layer is told of x, ``told`` (n, width)."""
+    """q(z|x): every layer is told of x, ``told`` a state each."""
 
-    told: Float[Array, "n W"]
+    told: Float[Array, "n *state"]
 
     def at(self, number: int, state: Array) -> dist.Distribution:
         """Return q(z_l|z_1, …, z_{l−1}, x)."""
@@ -247,7 +286,7 @@ class HierarchyHead(PosteriorHead):
 
     def __call__(self, h: Float[Array, "P"]) -> dist.Distribution:
         """Return q(z|h)."""
-        return Chain(PosteriorDescent(self.down, h.reshape(len(self.sizes), -1)), self.sizes)
+        return Chain(PosteriorDescent(self.down, h.reshape(-1, *self.down.first.shape)), self.sizes)
 
 
 class Hierarchy(Model):
@@ -265,12 +304,12 @@ class Hierarchy(Model):
     @property
     def posterior_head(self) -> PosteriorHead:
         """What makes q(z|x) of the encoder's output; its weights are those of the way down."""
-        return HierarchyHead(self.spec.width * len(self.spec.layers), self.down, self.spec.layers)
+        return HierarchyHead(self.down.first.size * len(self.spec.layers), self.down, self.spec.layers)
 
     def prior(self) -> dist.Distribution:
         """Return p(z); the prior of the top layer may borrow the encoder."""
-        top, width = self.down.layers[0], self.spec.width
-        borrowed = Encoder(lambda features: self.encoder(features)[:width], lambda told: top.q(self.down.first, told))
+        top, first = self.down.layers[0], self.down.first
+        borrowed = Encoder(lambda x: self.encoder(x)[: first.size], lambda told: top.q(first, told.reshape(first.shape)))
         return Chain(PriorDescent(self.down, self.prior_head(borrowed)), self.spec.layers)
 
     def parameters(self, z: Float[Array, "L"]) -> Float[Array, "..."]:

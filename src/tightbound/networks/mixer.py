@@ -71,15 +71,18 @@ class Block(eqx.Module):
 
 
 class PatchEncoder(eqx.Module):
-    """Image (height, width, channels) → patches, each mapped to ``width`` numbers → blocks → perceptron to a vector."""
+    """Image (height, width, channels) → patches, each mapped to ``width`` numbers → blocks → a vector, or numbers per patch.
+
+    ``output`` is a perceptron of all patches at once, or an affine map of each.
+    """
 
     patches: Linear
     positions: Float[Array, "T C"]
     blocks: tuple[Block, ...]
-    output: Perceptron
+    output: Perceptron | Linear
     side: int = eqx.field(static=True)
 
-    def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "outputs"]:
+    def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "*outputs"]:
         """Return the network's output for one image."""
         height, width, channels = x.shape
         x = jnp.pad(x, ((0, -height % self.side), (0, -width % self.side), (0, 0)))
@@ -92,16 +95,19 @@ class PatchEncoder(eqx.Module):
 
 
 class PatchDecoder(eqx.Module):
-    """Vector → perceptron to all patches → blocks → affine map of each patch → (parameters, height, width, channels)."""
+    """Vector, or numbers per patch → all patches → blocks → affine map of each → (parameters, height, width, channels).
 
-    input: Perceptron
+    ``input`` is a perceptron to all patches at once, or an affine map of each.
+    """
+
+    input: Perceptron | Linear
     blocks: tuple[Block, ...]
     norm: Norm
     patches: Linear
     side: int = eqx.field(static=True)
     out_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, z: Float[Array, "inputs"]) -> Float[Array, "parameters height width channels"]:
+    def __call__(self, z: Float[Array, "*inputs"]) -> Float[Array, "parameters height width channels"]:
         """Return the parameters of every pixel of one image."""
         parameters, height, width, channels = self.out_shape
         rows, columns = _grid(height, width, self.side)
@@ -125,7 +131,7 @@ class Mixer(Spec):
     for every patch. Between the patches and the vector are the dense units of ``hidden``, backwards in a decoder. Sides that
     ``patch`` does not divide are padded with zeros at the far edges, and cropped there by the decoder. Weights are shared
     between patches, so that it learns from fewer images than a multilayer perceptron does, and it is made of matrix products
-    alone, which processors do fast.
+    alone, which processors do fast. A grid (patches, numbers) may stand in place of the vector, if there is no ``hidden``.
 
     >>> network = Mixer(width=8, depth=1, across=4, within=8)
     >>> network.build((28, 28, 1), (20,), key=jax.random.key(0))(jnp.zeros((28, 28, 1))).shape
@@ -145,28 +151,52 @@ class Mixer(Spec):
 
     def build(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, key: PRNGKeyArray) -> PatchEncoder | PatchDecoder:
         """Return an encoder or a decoder with random weights; raise :class:`SpecError` when the shapes are those of neither."""
-        first, last, *keys = jax.random.split(key, 2 + self.depth)
-        if len(in_shape) == 3 and len(out_shape) == 1:
-            height, width, channels = in_shape
-            count = math.prod(_grid(height, width, self.patch))
-            patches = Linear.initialise(self.patch**2 * channels, self.width, key=first)
-            dense = MLP(hidden=self.hidden, activation=self.activation)
-            output = dense.build((count, self.width), out_shape, key=last)
-            return PatchEncoder(patches, jnp.zeros((count, self.width)), self._blocks(count, keys), output, self.patch)
-        if len(in_shape) == 1 and len(out_shape) == 4:
-            parameters, height, width, channels = out_shape
-            count = math.prod(_grid(height, width, self.patch))
-            dense = MLP(hidden=self.hidden[::-1], activation=self.activation)
-            given = dense.build(in_shape, (count, self.width), key=first)
-            patches = Linear.initialise(self.width, self.patch**2 * parameters * channels, key=last)
-            return PatchDecoder(
-                given, self._blocks(count, keys), Norm(jnp.ones(self.width)), patches, self.patch, tuple(out_shape)
-            )
+        if len(in_shape) == 3 and len(out_shape) in (1, 2):
+            return self._encoder(in_shape, out_shape, key)
+        if len(in_shape) in (1, 2) and len(out_shape) == 4:
+            return self._decoder(in_shape, out_shape, key)
         problem = (
             f"cannot map {tuple(in_shape)} to {tuple(out_shape)}: it maps images (height, width, channels) to vectors and "
             "vectors to (parameters, height, width, channels); for rows of a table use MLP"
         )
         raise SpecError("Mixer", (("", problem),))
+
+    def _encoder(self, image: tuple[int, ...], out_shape: tuple[int, ...], key: Array) -> PatchEncoder:
+        first, last, *keys = jax.random.split(key, 2 + self.depth)
+        count = self.places(image)
+        patches = Linear.initialise(self.patch**2 * image[2], self.width, key=first)
+        output: Perceptron | Linear
+        if len(out_shape) == 2:
+            self._require_grid(count, out_shape)
+            output = Linear.initialise(self.width, out_shape[1], key=last)
+        else:
+            output = MLP(hidden=self.hidden, activation=self.activation).build((count, self.width), out_shape, key=last)
+        return PatchEncoder(patches, jnp.zeros((count, self.width)), self._blocks(count, keys), output, self.patch)
+
+    def _decoder(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], key: Array) -> PatchDecoder:
+        first, last, *keys = jax.random.split(key, 2 + self.depth)
+        parameters, *image = out_shape
+        count = self.places(tuple(image))
+        given: Perceptron | Linear
+        if len(in_shape) == 2:
+            self._require_grid(count, in_shape)
+            given = Linear.initialise(in_shape[1], self.width, key=first)
+        else:
+            dense = MLP(hidden=self.hidden[::-1], activation=self.activation)
+            given = dense.build(in_shape, (count, self.width), key=first)
+        patches = Linear.initialise(self.width, self.patch**2 * parameters * image[2], key=last)
+        blocks, norm = self._blocks(count, keys), Norm(jnp.ones(self.width))
+        return PatchDecoder(given, blocks, norm, patches, self.patch, tuple(out_shape))
+
+    def places(self, image: tuple[int, ...]) -> int:
+        """Return the number of patches of an image (height, width, channels)."""
+        return math.prod(_grid(image[0], image[1], self.patch))
+
+    def _require_grid(self, places: int, shape: tuple[int, ...]) -> None:
+        if self.hidden:
+            raise SpecError("Mixer", (("hidden", "stands between patches and a vector, and a grid has none: leave it out"),))
+        if shape[0] != places:
+            raise SpecError("Mixer", (("patch", f"gives {places} patches, but the grid has {shape[0]}"),))
 
     def _blocks(self, patches: int, keys: list[Array]) -> tuple[Block, ...]:
         return tuple(Block.initialise(self, patches, key=key) for key in keys)
