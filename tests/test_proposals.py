@@ -11,7 +11,7 @@ from tightbound.errors import SpecError
 from tightbound.evidence.exact import exact
 from tightbound.evidence.importance import _kept, _pareto_shape, importance
 from tightbound.evidence.proposals import Proposal, propose
-from tightbound.model import Model
+from tightbound.model import Model, from_arrays, to_arrays
 from tightbound.rows import Row
 
 TRUE = Proposal("refined", widening=1.0)
@@ -70,6 +70,26 @@ def test_a_posterior_with_two_modes_is_survived() -> None:
         assert np.isfinite(result.log_evidence).all()
         assert np.mean(result.log_evidence - truth) < 0.05
     assert np.mean(result.log_evidence - truth) > -0.1, "the share of the prior covers both modes"
+
+
+def test_a_fit_that_goes_astray_is_not_taken() -> None:
+    """The curve of x over z is flat where q(z|x) starts, and flatter beyond: the step is far too long, all weights there are
+    one number in single precision, and nothing is more even than that.
+    """
+    sites, unit = tb.Sites(kind="real", shape=(1,)), tb.MLP(hidden=(1,), activation="tanh")
+    noise = tb.Gaussian(noise="fixed", scale=1e-4)
+    model = tb.VAE(sites=sites, latent=1, encoder=tb.MLP(hidden=()), decoder=unit, likelihood=noise).build(jax.random.key(0))
+    weights = {
+        "encoder.output.weight": [[0.0, 0.0]], "encoder.output.bias": [3.0, -2.0],
+        "decoder.hidden.0.linear.weight": [[1.0]], "decoder.hidden.0.linear.bias": [0.0],
+        "decoder.output.weight": [[1000.0]], "decoder.output.bias": [0.0],
+    }  # fmt: skip
+    known = to_arrays(model) | {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    model = from_arrays(model, known)
+    row = tb.Dataset(np.array([[500.0]]), sites)
+    start = importance(model, row, draws=50)
+    fitted = importance(model, row, draws=50, proposal=Proposal("refined", steps=1))
+    assert fitted.log_evidence[0] > start.elbo[0]
 
 
 @pytest.mark.parametrize(

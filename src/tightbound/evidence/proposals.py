@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model
@@ -94,8 +94,8 @@ class Proposal:
 def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row, key: Array) -> dist.Distribution:
     """Return the distribution that an example's importance samples come from, ``defensive`` not yet mixed in.
 
-    A step after which the weights of a few draws are neither more even nor larger is not taken: any proposal is valid, and
-    the draws of the estimate are fresh.
+    A step after which the weights of a few draws are neither more even nor larger is not taken, nor one that has gone astray,
+    where all are far smaller than any was before: any proposal is valid, and the draws of the estimate are fresh.
     """
     q = model.posterior(row.x, row.observed)
     if proposal.kind == "posterior":
@@ -110,14 +110,24 @@ def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row
     best, best_weights = start, start.log_weights(log_joint, noise)
     for fitted in _steps(proposal, model, prior, row, log_joint, start, fit_key):
         weights = fitted.log_weights(log_joint, noise)
-        # Even weights are what is wanted; a higher ELBO alone may be luck. Both are false for NaN.
-        accepted = (jnp.std(weights) < jnp.std(best_weights)) | (jnp.mean(weights) > jnp.mean(best_weights))
+        accepted = _better(weights, best_weights, len(start.loc))
         best, best_weights = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old),  # noqa: B023
             (fitted, weights),
             (best, best_weights),
         )
     return dist.MultivariateNormal(best.loc, scale_tril=proposal.widening * best.triangle, validate_args=False)
+
+
+def _better(new: Float[Array, "S"], old: Float[Array, "S"], latent: int) -> Bool[Array, ""]:
+    """Return whether log-weights speak for a new proposal; NaN does not.
+
+    Even weights are what is wanted, and a higher ELBO alone may be luck. But far from p(z|x) weights are even as well, if only
+    because single precision cannot tell numbers of that size apart. There all of them are below all the old ones, by more than
+    the nat for every latent by which a few draws from too wide a Gaussian may be above log p(x).
+    """
+    wanted = (jnp.std(new) < jnp.std(old)) | (jnp.mean(new) > jnp.mean(old))
+    return wanted & (jnp.max(new) > jnp.min(old) - latent)
 
 
 def require_density(model: Model, what: str) -> None:
