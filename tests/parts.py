@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import tightbound as tb
+from tightbound.likelihoods import LikelihoodSpec
 from tightbound.model import to_arrays, trainable
 from tightbound.spec import Spec
 from tightbound.testing import example_rows
@@ -32,7 +33,7 @@ PARTS = (
     tb.Part(columns=(1,), sites=tb.Sites(kind="levels", shape=(1,), levels=4)),
 )
 # Likelihood and the sites it is tried on; 256 levels are the 8-bit case.
-LIKELIHOODS: dict[str, tuple[Spec, dict[str, Any]]] = {
+LIKELIHOODS: dict[str, tuple[LikelihoodSpec, dict[str, Any]]] = {
     "bernoulli": (tb.Bernoulli(), {"kind": "binary"}),
     "gaussian-fixed": (tb.Gaussian(noise="fixed", scale=0.5), {"kind": "real"}),
     "gaussian-global": (tb.Gaussian(), {"kind": "real"}),
@@ -44,6 +45,11 @@ LIKELIHOODS: dict[str, tuple[Spec, dict[str, Any]]] = {
     "categorical": (tb.Categorical(), {"kind": "category", "levels": 4}),
     "categorical-levels": (tb.Categorical(), {"kind": "levels", "levels": 4}),
     "ordinal": (tb.Ordinal(), {"kind": "levels", "levels": 5}),
+    "autoregressive": (tb.Autoregressive(base=tb.Bernoulli(), radius=1, units=3), {"kind": "binary", "shape": (2, 3, 1)}),
+    "autoregressive-levels": (
+        tb.Autoregressive(radius=1, units=2),
+        {"kind": "levels", "levels": 3, "shape": (2, 2, 2)},
+    ),
     "columns": (tb.Columns(), {"kind": "mixed", "shape": (4,), "parts": PARTS}),
     "poisson": (tb.Poisson(), {"kind": "count"}),
     "negative-binomial": (tb.NegativeBinomial(), {"kind": "count"}),
@@ -94,8 +100,11 @@ def network(choice: Choice) -> Spec:
 
 
 def possible(choice: Choice) -> bool:
-    """Whether the combination makes sense at all: exposures belong to counts, images are not mixed."""
-    kind = LIKELIHOODS[choice.likelihood][1]["kind"]
+    """Whether the combination makes sense at all: no exposures but of counts, no mixed images, no holes beside neighbours."""
+    likelihood, known = LIKELIHOODS[choice.likelihood]
+    kind = known["kind"]
+    if "missing" in choice.data and not likelihood.independent:
+        return False
     return ("exposure" not in choice.data or kind == "count") and (choice.data != "image" or kind != "mixed")
 
 

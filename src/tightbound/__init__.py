@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tightbound.hierarchy import HierarchicalVAE
     from tightbound.inference import decode, embed, reconstruct, sample
     from tightbound.likelihoods import (
+        Autoregressive,
         Bernoulli,
         Categorical,
         Columns,
@@ -77,6 +78,7 @@ __all__ = [
     "MLP",
     "VAE",
     "Annealed",
+    "Autoregressive",
     "Bernoulli",
     "Bracket",
     "Categorical",
@@ -211,7 +213,8 @@ _HOMES = {
     "hierarchy": "HierarchicalVAE",
     "inference": "decode embed reconstruct sample",
     "likelihoods": (
-        "Bernoulli Categorical Columns DiscretisedLogistic Gaussian LogisticMixture NegativeBinomial Ordinal Poisson"
+        "Autoregressive Bernoulli Categorical Columns DiscretisedLogistic Gaussian LogisticMixture NegativeBinomial Ordinal "
+        "Poisson"
     ),
     "model": "VAE Model",
     "networks": "MLP Convolutional Mixer",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tightbound.likelihoods.autoregressive import Autoregressive
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec
 from tightbound.likelihoods.bernoulli import Bernoulli
 from tightbound.likelihoods.categorical import Categorical
@@ -19,6 +20,7 @@ from tightbound.spec import Custom
 
 __all__ = [
     "AnyLikelihood",
+    "Autoregressive",
     "Bernoulli",
     "Categorical",
     "Columns",
@@ -43,6 +45,7 @@ AnyLikelihood = Annotated[
     | Poisson
     | NegativeBinomial
     | Columns
+    | Autoregressive
     | Custom,
     Field(discriminator="kind"),
 ]

@@ -53,16 +53,25 @@ class LikelihoodHead(eqx.Module):
 
 
 class LikelihoodSpec(Spec):
-    """A likelihood's spec: which kinds of site it is for, in ``supports``."""
+    """A likelihood's spec: which kinds of site it is for, in ``supports``, and whether they are ``independent`` given z."""
 
     supports: ClassVar[frozenset[Kind]]
+    independent: ClassVar[bool] = True
 
     def check(self, sites: Sites) -> None:
-        """Raise :class:`SupportError` when the sites are of a kind that the likelihood has no mass or density for."""
+        """Raise :class:`SupportError` when the sites are of a kind that the likelihood has no mass or density for.
+
+        Sites that depend on each other given z must all be observed: what is not would have to be integrated out.
+        """
         if sites.kind not in self.supports:
             raise SupportError(
                 f"the likelihood '{getattr(self, 'kind', '?')}' is for {' or '.join(sorted(self.supports))} sites, "
                 f"but the data has {sites.describe()}; choose a likelihood for '{sites.kind}' sites"
+            )
+        if sites.missing and not self.independent:
+            raise SupportError(
+                f"the likelihood '{getattr(self, 'kind', '?')}' makes sites depend on each other, so that none may be missing; "
+                "fill the holes, or choose a likelihood whose sites are independent given z"
             )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from tightbound.errors import SupportError
 from tightbound.likelihoods import AnyLikelihood
 from tightbound.model import VAE, Model, merge, trainable
 from tightbound.networks import MLP
@@ -42,6 +43,7 @@ __all__ = ["check_likelihood"]
 
 _NONSENSE = (np.nan, np.inf, -np.inf, 1e30, -1e30)
 _LARGEST_COUNT = 2048
+_MOST_ROWS = 2**16
 
 
 def check_likelihood(
@@ -53,16 +55,19 @@ def check_likelihood(
 
     - the declared measure is that of the sites, draws and site log-densities have shape (D,);
     - each site sums to 1 (over all levels, or counts up to 2,048) or integrates to 1, and the draws fit it (chi-square);
-    - ``Model.decode`` gives the mean of each site, or the most probable category;
+      of sites that depend on each other given z (``independent`` is false), which have to be few, so do all rows together;
+    - ``Model.decode`` gives the mean of each independent site, or the most probable category;
     - with an exposure, twice the exposure gives twice the mean;
     - masked sites have no influence on log p(x|z), on q(z|x) or on any gradient, bit for bit, whatever their cells
-      hold (NaN, ±inf, ±1e30), and the decoder's numbers for them get a gradient of exactly 0;
+      hold (NaN, ±inf, ±1e30), and the decoder's numbers for them get a gradient of exactly 0; a likelihood of dependent sites
+      refuses them instead;
     - every trained array of the head and the numbers from the decoder get a gradient, which is the derivative;
     - decoder outputs and trained arrays of ±``extreme`` give finite log-densities and gradients.
 
     False-alarm rate: 1e-6 for each comparison, shared among the sites.
     """
-    sites = sites.replace(missing=True)
+    independent = getattr(spec, "independent", True)
+    sites = sites.replace(missing=independent)
     name = f"{label(spec)} on {sites.describe()}"
     statistics = statistics or example_statistics(sites)
     build_key, move_key, z_key, draw_key = jax.random.split(jax.random.key(seed), 4)
@@ -76,8 +81,12 @@ def check_likelihood(
     z, exposure = jax.random.normal(z_key, (2,)), jnp.float32(2.5) if sites.exposure else None
     check_shapes(name, partial(model.likelihood, exposure=exposure), z, (sites.count,), (sites.count,))
     draws = np.asarray(eqx.filter_jit(draw)(partial(model.likelihood, exposure=exposure), z, draw_key), np.float64)
-    _check_sites(name, model, z, exposure, draws)
-    _check_masked(name, model, z, exposure, draws[:2].astype(np.float32))
+    if independent:
+        _check_sites(name, model, z, exposure, draws)
+        _check_masked(name, model, z, exposure, draws[:2].astype(np.float32))
+    else:
+        _check_rows(name, model, z, draws)
+        _check_refused(name, spec, sites.replace(missing=True))
     x = jnp.asarray(draws[0], jnp.float32)
     gradient, found = _likelihood_gradient(model.likelihood_head, model.decoder(z), x, exposure)
     check_alive(name, gradient)
@@ -89,6 +98,31 @@ def _check_sites(name: str, model: Model, z: Array, exposure: Array | None, draw
     """Check mass, draws (n, D) and decoded mean of every site."""
     for part in model.spec.sites.pieces:
         _check_part(name, model, z, exposure, draws[:, part.at], part)
+
+
+def _check_rows(name: str, model: Model, z: Array, draws: np.ndarray) -> None:
+    """Check mass and draws (n, D) of all rows that there are, for sites that depend on each other."""
+    sites = model.spec.sites
+    levels = 2 if sites.kind == "binary" else sites.levels
+    count = levels**sites.count
+    if count > _MOST_ROWS:
+        raise ValueError(f"{name}: {count:,} rows are too many to enumerate, expected at most {_MOST_ROWS:,}: take fewer sites")
+    places = levels ** np.arange(sites.count)
+    rows = np.arange(count)[:, None] // places % levels
+    factors = np.asarray(_examine_rows(model, z, rows.astype(np.float32)), np.float64)
+    mass = np.exp(factors.sum(axis=1))
+    check_total(name, float(mass.sum()))
+    inside = np.all((draws == np.round(draws)) & (draws >= 0) & (draws < levels))
+    require(bool(inside), f"{name}: a draw lies outside the support")
+    check_counts(name, mass, np.bincount((draws @ places).astype(int), minlength=count), FALSE_ALARM)
+
+
+def _check_refused(name: str, spec: Any, sites: Sites) -> None:
+    try:
+        spec.check(sites)
+    except SupportError:
+        return
+    raise AssertionError(f"{name}: sites depend on each other, yet rows with missing sites are not refused")
 
 
 def _check_part(name: str, model: Model, z: Array, exposure: Array | None, draws: np.ndarray, part: Part) -> None:
@@ -153,6 +187,12 @@ def _check_masked(name: str, model: Model, z: Array, exposure: Array | None, x: 
         not np.any(of_masked),
         f"{name}: the decoder's numbers for masked sites get a gradient of {np.max(np.abs(of_masked), initial=0):.3g}",
     )
+
+
+@eqx.filter_jit
+def _examine_rows(model: Model, z: Array, rows: ArrayLike) -> Array:
+    """Return the factors (m, D) of log p(x|z) of every row."""
+    return jax.vmap(lambda x: model.likelihood(z).log_prob(x))(rows)
 
 
 @eqx.filter_jit
