@@ -133,7 +133,7 @@ RECIPES = {
     "mnist-near": Recipe(
         dynamic_mnist,
         {"latent": 50, "prior": tb.FlowPrior(), **MIXER, **NEAR},
-        ((ELBO_THEN_DREG, ELBO.replace(epochs=90, final=0.1)),),
+        ((ELBO_THEN_DREG, ELBO.replace(epochs=70, final=0.1)),),
     ),
     "mnist-hierarchy-near": Recipe(
         dynamic_mnist,
