@@ -54,15 +54,17 @@ class Autoregressive(LikelihoodSpec):
     independent: ClassVar[bool] = False
     references: ClassVar[tuple[str, ...]] = ("chen2017variational", "gulrajani2017pixelvae")
 
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kinds of site that the base is for."""
+        return self.base.kinds() if self.base else self.supports
+
     def check(self, sites: Sites) -> None:
         """Raise :class:`SupportError` when the sites are no image, have another kind than the base, or may be unobserved."""
         super().check(sites)
-        base = self._base(sites)
-        base.check(sites)
         if not sites.is_image:
             raise SupportError(
                 f"the likelihood 'autoregressive' is for images, whose pixels have neighbours, but the data has "
-                f"{sites.describe()}; use '{base.kind}'"
+                f"{sites.describe()}; use '{self._base(sites).kind}'"
             )
 
     def _base(self, sites: Sites) -> Bernoulli | DiscretisedLogistic:

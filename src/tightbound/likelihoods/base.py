@@ -58,14 +58,18 @@ class LikelihoodSpec(Spec):
     supports: ClassVar[frozenset[Kind]]
     independent: ClassVar[bool] = True
 
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kinds of site that it is for."""
+        return self.supports
+
     def check(self, sites: Sites) -> None:
         """Raise :class:`SupportError` when the sites are of a kind that the likelihood has no mass or density for.
 
         Sites that depend on each other given z must all be observed: what is not would have to be integrated out.
         """
-        if sites.kind not in self.supports:
+        if sites.kind not in self.kinds():
             raise SupportError(
-                f"the likelihood '{getattr(self, 'kind', '?')}' is for {' or '.join(sorted(self.supports))} sites, "
+                f"the likelihood '{getattr(self, 'kind', '?')}' is for {' or '.join(sorted(self.kinds()))} sites, "
                 f"but the data has {sites.describe()}; choose a likelihood for '{sites.kind}' sites"
             )
         if sites.missing and not self.independent:
