@@ -136,6 +136,22 @@ RECIPES = {
         {"latent": 50, "prior": tb.FlowPrior(), **MIXER, **NEAR},
         ((ELBO_THEN_DREG, ELBO.replace(epochs=70, final=0.1)),),
     ),
+    "mnist-hierarchy-nearer": Recipe(
+        dynamic_mnist,
+        {
+            "latents": (24, 40),
+            "width": 256,
+            "prior": tb.FlowPrior(),
+            **MIXER,
+            "likelihood": tb.Autoregressive(base=tb.Bernoulli(), radius=4, units=24),
+        },
+        (
+            (
+                tb.ELBO(free_bits=0.01, then=DREG.replace(share=0.05)),
+                HEAVY.replace(epochs=60, final=0.05),
+            ),
+        ),
+    ),
     # Not run whole yet: no figure of it stands anywhere.
     "mnist-grid": Recipe(
         dynamic_mnist,
