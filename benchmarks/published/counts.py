@@ -42,7 +42,7 @@ DRAWS, REFINED_DRAWS = 1000, 100
 WARMUP_EPOCHS = 50
 NETWORK = tb.MLP(hidden=(128,))
 PARTS: dict[str, Any] = {"latent": 10, "encoder": NETWORK, "decoder": NETWORK}
-PLAN = tb.Plan(epochs=120, learning_rate=2e-3, patience=15)
+PLAN = tb.Plan(epochs=40, learning_rate=2e-3, patience=15)
 LIKELIHOODS: dict[str, Any] = {
     "negative binomial": tb.NegativeBinomial(dispersion="predicted"),
     "Poisson": tb.Poisson(),
