@@ -103,7 +103,7 @@ def test_a_recipe_becomes_a_hierarchy_by_its_latents(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"did you mean 'mnist-vamp'\? \(known: mnist-normal, mnist-mixer, mnist-vamp"):
+    with pytest.raises(SpecError, match=rf"did you mean 'mnist-vamp'\? \(known: {', '.join(RECIPES)}\)"):
         tb.recipe("mnist-vam")
     assert call("fit", "digits", "--out", tmp_path / "run", "--recipe", "mnist").code == 2
 
