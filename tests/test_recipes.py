@@ -48,7 +48,7 @@ def test_recipes_of_mnist_are_what_was_measured(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["freyfaces", "mnist-mixer", "mnist-flow"])
+@pytest.mark.parametrize("name", ["freyfaces", "mnist-mixer", "mnist-flow", "mnist-hierarchy-near"])
 def test_recipes_of_published_images_are_what_was_measured(name: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / "published" / "results" / f"{name}.json").read_text())
     recipe, ((objective, plan),) = tb.recipe(name), measured["phases"]
