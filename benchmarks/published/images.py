@@ -22,7 +22,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,14 +168,13 @@ def train(
 
 
 def halved(model: Model, test: tb.Dataset, draws: int, proposal: tb.Proposal) -> tb.Importance:
-    """Return importance samples for two halves of the rows, made at the same time: one program keeps one core busy."""
+    """Return importance samples for two halves of the rows: two threads were faster, until they once waited for ever."""
     halves = np.array_split(np.arange(len(test)), 2)
 
     def half(number: int) -> tb.Importance:
         return tb.importance(model, test.take(halves[number]), draws=draws, seed=1 + number, proposal=proposal)
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(half, range(2))
+    first, second = half(0), half(1)
     rows = {
         field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
         for field in dataclasses.fields(first)
