@@ -42,6 +42,7 @@ __all__ = [
     "cooled",
     "diagonal_gaussian",
     "divergence",
+    "drawn",
     "kl",
     "log_mass",
     "positive",
@@ -311,7 +312,7 @@ class SharedFamilyMixture(dist.Distribution):
             choose, draw = jax.random.split(key)
             return self.head(self.parameters[jax.random.randint(choose, (), 0, count)]).sample(draw)  # type: ignore[operator]
 
-        return _drawn(one, key, sample_shape)
+        return drawn(one, key, sample_shape)
 
     def log_prob(self, z: Array, intermediates: object = None) -> Array:
         """Return log (1/K) Σ_k head(parameters_k)(z) in nats."""
@@ -441,7 +442,7 @@ class Chain(Moved):
             keys = jax.random.split(key, len(self.sizes))
             return jnp.concatenate([part for _, part in self.walk(lambda number, link: link.sample(keys[number]))])
 
-        return _drawn(one, key, sample_shape)
+        return drawn(one, key, sample_shape)
 
     def log_prob(self, z: Array, intermediates: object = None) -> Array:
         """Return Σ_l log p(z_l | z_1, …, z_{l−1}) in nats for z of shape (…, L)."""
@@ -455,7 +456,7 @@ class Chain(Moved):
         return jnp.split(z, np.cumsum(self.sizes)[:-1])
 
 
-def _drawn(one: Callable[[Array], Array], key: Array, sample_shape: tuple[int, ...]) -> Array:
+def drawn(one: Callable[[Array], Array], key: Array, sample_shape: tuple[int, ...]) -> Array:
     """Return ``one(key)``, or draws of shape ``sample_shape`` with a key each."""
     if not sample_shape:
         return one(key)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 from pydantic import Field
 
+from tightbound.distributions import drawn
 from tightbound.errors import SupportError
 from tightbound.likelihoods.base import Constant, LikelihoodHead, LikelihoodSpec, unknown_statistics
 from tightbound.likelihoods.bernoulli import Bernoulli
@@ -171,21 +172,20 @@ class _Raster(dist.Distribution):
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw the sites in their order."""
-        keys = jax.random.split(key, sample_shape)
-        return jnp.vectorize(lambda one: self._drawn(one)[0], signature="(k)->(d)")(jax.random.key_data(keys))
+        return drawn(lambda one: self._in_order(one)[0], key, sample_shape)
 
     @property
     def mean(self) -> Array:
         """E[x], from the conditional means of fixed draws."""
-        keys = jax.random.key_data(jax.random.split(jax.random.key(0), MEAN_DRAWS))
-        return jnp.mean(jax.vmap(lambda key: self._drawn(key)[1])(keys), axis=0)
+        means = drawn(lambda one: self._in_order(one)[1], jax.random.key(0), (MEAN_DRAWS,))
+        return jnp.mean(means, axis=0)
 
-    def _drawn(self, words: Array) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+    def _in_order(self, key: Array) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
         """Return a draw, and the mean of every site given the sites before it in that draw.
 
         A pixel knows none that stands ``radius`` + 1 columns further in the row above, so that these can be drawn at once.
         """
-        head, key = self.head(), jax.random.wrap_key_data(words)
+        head = self.head()
         height, width, channels = head.parameter_shape[1:]
         rows = jnp.arange(height)
 
@@ -198,8 +198,8 @@ class _Raster(dist.Distribution):
             parameters = parameters.at[:, pixels].set(jnp.where(now[:, None], head.told(self.h, x, pixels), old))
             p = head.base(parameters.reshape(head.base.parameter_shape))
             chosen = jnp.zeros((height * width, channels), bool).at[pixels].set(now[:, None]).ravel()
-            drawn = p.sample(jax.random.fold_in(key, number)).astype(jnp.float32)
-            return jnp.where(chosen, drawn, x), jnp.where(chosen, p.mean, mean), parameters
+            new = p.sample(jax.random.fold_in(key, number)).astype(jnp.float32)
+            return jnp.where(chosen, new, x), jnp.where(chosen, p.mean, mean), parameters
 
         sites = jnp.zeros(height * width * channels)
         parameters = jnp.zeros((head.base.parameter_shape[0], height * width, channels))
