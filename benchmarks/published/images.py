@@ -155,13 +155,13 @@ def train(
     started = time.monotonic()
     for objective, plan in phases:
         for progress in tb.train(model, objective, rows, plan, validation=validation):
-            for now in progress.records:
-                if now.validation_elbo is not None:
-                    say(
-                        f"{time.monotonic() - started:7.1f} s  {objective.kind} epoch {now.epoch:6.1f}  "
-                        f"train bound {now.bound:8.3f}  KL {now.kl:6.3f}  "
-                        f"validation ELBO {now.validation_elbo:8.3f}  {progress.examples_per_second:,.0f}/s"
-                    )
+            now = progress.latest
+            if now.validation_elbo is not None:
+                say(
+                    f"{time.monotonic() - started:7.1f} s  {objective.kind} epoch {now.epoch:6.1f}  "
+                    f"train bound {now.bound:8.3f}  KL {now.kl:6.3f}  "
+                    f"validation ELBO {now.validation_elbo:8.3f}  {progress.examples_per_second:,.0f}/s"
+                )
         model = progress.model
     return model
 
