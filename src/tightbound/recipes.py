@@ -101,6 +101,8 @@ _BITS = Sites(kind="binary", shape=(28, 28, 1))
 _GATED = MLP(hidden=(300, 300), gated=True)
 _FIFTY = {"latent": 50, "encoder": _GATED, "decoder": _GATED, "likelihood": Bernoulli()}
 _PATCHES = Mixer(patch=7, width=80, within=160, hidden=(300,))
+_MIXERS = {"encoder": _PATCHES, "decoder": _PATCHES}
+_LAST_TENTH = IWAE(k=5, gradient="dreg", share=0.1)
 _LOG_P, _BITS_PER_DIMENSION = "log p(x) ≥, nats per image", "−log p(x) ≤, bits per dimension"
 
 _ALL = (
@@ -119,8 +121,8 @@ _ALL = (
         name="mnist-mixer",
         description="dynamic MNIST, 50 latents, mixers of patches, standard normal prior, the last tenth of training by DReG",
         sites=_BITS,
-        parts={**_FIFTY, "encoder": _PATCHES, "decoder": _PATCHES, "prior": StandardNormal()},
-        objective=ELBO(then=IWAE(k=5, gradient="dreg", share=0.1)),
+        parts={**_FIFTY, **_MIXERS, "prior": StandardNormal()},
+        objective=ELBO(then=_LAST_TENTH),
         plan=Plan(epochs=90, batch_size=128, learning_rate=2e-3, weight_decay=0.02, final=0.1, evaluate_every=2000),
         published=Figure(_LOG_P, -84.45, None, "tomczak2018vae, VAE, as later papers quote it"),
         reached=Figure(_LOG_P, -83.50, 0.21, "python benchmarks/published/images.py mnist-mixer"),
@@ -130,8 +132,8 @@ _ALL = (
         name="mnist-flow",
         description="dynamic MNIST, 50 latents, mixers of patches, flow prior, the last tenth of training by DReG",
         sites=_BITS,
-        parts={**_FIFTY, "encoder": _PATCHES, "decoder": _PATCHES, "prior": FlowPrior()},
-        objective=ELBO(then=IWAE(k=5, gradient="dreg", share=0.1)),
+        parts={**_FIFTY, **_MIXERS, "prior": FlowPrior()},
+        objective=ELBO(then=_LAST_TENTH),
         plan=Plan(epochs=140, batch_size=128, learning_rate=2e-3, weight_decay=0.04, final=0.1, evaluate_every=2000),
         published=Figure(_LOG_P, -82.43, None, "tomczak2018vae, VampPrior, as later papers quote it"),
         reached=Figure(_LOG_P, -81.37, 0.21, "python benchmarks/published/images.py mnist-flow"),
@@ -144,12 +146,11 @@ _ALL = (
         parts={
             "latents": (24, 40),
             "width": 256,
-            "encoder": _PATCHES,
-            "decoder": _PATCHES,
+            **_MIXERS,
             "likelihood": Autoregressive(base=Bernoulli()),
             "prior": FlowPrior(),
         },
-        objective=ELBO(free_bits=0.01, then=IWAE(k=5, gradient="dreg", share=0.1)),
+        objective=ELBO(free_bits=0.01, then=_LAST_TENTH),
         plan=Plan(epochs=80, batch_size=128, learning_rate=2e-3, weight_decay=0.1, final=0.1, evaluate_every=1000),
         published=Figure(_LOG_P, -78.53, None, "chen2017variational, VLAE, an autoregressive decoder"),
         reached=Figure(_LOG_P, -80.14, 0.20, "python benchmarks/published/images.py mnist-hierarchy-near"),

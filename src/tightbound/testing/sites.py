@@ -109,7 +109,7 @@ def _check_rows(name: str, model: Model, z: Array, draws: np.ndarray) -> None:
         raise ValueError(f"{name}: {count:,} rows are too many to enumerate, expected at most {_MOST_ROWS:,}: take fewer sites")
     places = levels ** np.arange(sites.count)
     rows = np.arange(count)[:, None] // places % levels
-    factors = np.asarray(_examine_rows(model, z, rows.astype(np.float32)), np.float64)
+    factors = np.asarray(_log_densities(model, z, None, rows.astype(np.float32)), np.float64)
     mass = np.exp(factors.sum(axis=1))
     check_total(name, float(mass.sum()))
     inside = np.all((draws == np.round(draws)) & (draws >= 0) & (draws < levels))
@@ -190,17 +190,16 @@ def _check_masked(name: str, model: Model, z: Array, exposure: Array | None, x: 
 
 
 @eqx.filter_jit
-def _examine_rows(model: Model, z: Array, rows: ArrayLike) -> Array:
-    """Return the factors (m, D) of log p(x|z) of every row."""
-    return jax.vmap(lambda x: model.likelihood(z).log_prob(x))(rows)
+def _log_densities(model: Model, z: Array, exposure: Array | None, rows: ArrayLike) -> Array:
+    """Return what every site of every row adds to log p(x|z), (m, D)."""
+    return jax.vmap(lambda x: model.likelihood(z, exposure).log_prob(x))(rows)
 
 
 @eqx.filter_jit
 def _examine_sites(model: Model, z: Array, exposure: Array | None, support: ArrayLike) -> tuple[Array, Array, Array]:
     """Return log-densities of the support (m, D), the decoded means, and those at twice the exposure."""
     twice = None if exposure is None else 2.0 * exposure
-    log_density = jax.vmap(lambda x: model.likelihood(z, exposure).log_prob(x))(support)
-    return log_density, model.decode(z, exposure), model.decode(z, twice)
+    return _log_densities(model, z, exposure, support), model.decode(z, exposure), model.decode(z, twice)
 
 
 @eqx.filter_jit
