@@ -141,7 +141,7 @@ def _down(linear: Linear, columns: Float[Array, "inputs n"], nothing: Float[Arra
     """Return Wᵀ columns + b, with weights that ``nothing`` makes the example's own.
 
     So the gradient in W is one product for each example and then a sum over examples. As a single sum over examples and
-    columns it is not taken by a matrix product, and training takes more than twice the time.
+    columns it is not taken by a matrix product, and takes two to three times as long (docs/decisions.md).
     """
     return (linear.weight + nothing).T @ columns + linear.bias[:, None]
 
