@@ -14,12 +14,12 @@ LINEAR = tb.MLP(hidden=())
 ROWS = 12
 
 
-def linear_model(latent: int = 2, missing: bool = False, **parts: object) -> Model:
+def linear_model(latent: int = 2, missing: bool = False, seed: int = 3, **parts: object) -> Model:
     """The weights are random, so that q(z|x) has nothing to do with p(z|x)."""
     sites = tb.Sites(kind="real", shape=(5,), missing=missing)
     given = {"prior": tb.StandardNormal(), "likelihood": tb.Gaussian(noise="fixed", scale=0.7), **parts}
     spec = tb.VAE(sites=sites, latent=latent, encoder=LINEAR, decoder=LINEAR, **given)
-    return spec.build(jax.random.key(3))
+    return spec.build(jax.random.key(seed))
 
 
 def rows_of(model: Model, count: int = ROWS) -> tb.Dataset:

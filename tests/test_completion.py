@@ -7,22 +7,36 @@ import tightbound as tb
 from data_checks import refused
 from linear import linear_model, rows_of
 from tightbound.completion import complete, conformal_p_values, impute, site_scores
-from tightbound.errors import SpecError
+from tightbound.errors import CombinationError, SpecError
 from tightbound.evidence.exact import affine_decoder
+from tightbound.model import Model
 from tightbound.testing.linear import log_normal
 
 MODEL = linear_model(missing=True)
 DATA = rows_of(MODEL)
-WEIGHT, OFFSET, NOISE = affine_decoder(MODEL)
-COVARIANCE = WEIGHT @ WEIGHT.T + np.diag(NOISE)
+MIXTURE = [MODEL, linear_model(missing=True, seed=4)]
 DRAWS = 20_000
 
 
-def conditional(row: int, wanted: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    weight, offset, noise = affine_decoder(model)
+    return offset, weight @ weight.T + np.diag(noise)
+
+
+def conditional(row: int, wanted: np.ndarray, given: np.ndarray, model: Model = MODEL) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of some cells of a row given others."""
-    block = COVARIANCE[np.ix_(wanted, given)] @ np.linalg.pinv(COVARIANCE[np.ix_(given, given)])
-    mean = OFFSET[wanted] + block @ (DATA.x[row, given] - OFFSET[given])
-    return mean, COVARIANCE[np.ix_(wanted, wanted)] - block @ COVARIANCE[np.ix_(given, wanted)]
+    offset, covariance = moments(model)
+    block = covariance[np.ix_(wanted, given)] @ np.linalg.pinv(covariance[np.ix_(given, given)])
+    mean = offset[wanted] + block @ (DATA.x[row, given] - offset[given])
+    return mean, covariance[np.ix_(wanted, wanted)] - block @ covariance[np.ix_(given, wanted)]
+
+
+def log_densities(row: int, cells: np.ndarray) -> np.ndarray:
+    """Return log p_m(some cells of a row) of the models of the mixture."""
+    found = []
+    for offset, covariance in map(moments, MIXTURE):
+        found.append(log_normal((DATA.x[row, cells] - offset[cells])[None], covariance[np.ix_(cells, cells)])[0])
+    return np.array(found)
 
 
 def test_imputed_cells_are_the_conditional_means() -> None:
@@ -59,6 +73,36 @@ def test_site_scores_are_conditional_densities() -> None:
         mean, covariance = conditional(row, np.array([site]), others)
         exact = log_normal((DATA.x[row, [site]] - mean)[None], covariance)[0]
         assert scores[row, site] == pytest.approx(exact, abs=0.3)
+
+
+def test_a_mixture_is_filled_drawn_from_and_scored_as_its_closed_form_says() -> None:
+    count = 2_000
+    filled, scores = impute(MIXTURE, DATA, draws=DRAWS), site_scores(MIXTURE, DATA, draws=DRAWS)
+    drawn = complete(MIXTURE, DATA, count, draws=DRAWS)
+    weights = []
+    for row in range(len(DATA)):
+        seen, unseen = np.flatnonzero(DATA.observed[row]), np.flatnonzero(~DATA.observed[row])
+        log_p = log_densities(row, seen) if len(seen) else np.zeros(2)
+        weights.append(np.exp(log_p - np.logaddexp(*log_p)))
+        if len(unseen):
+            means, covariances = zip(*(conditional(row, unseen, seen, model) for model in MIXTURE), strict=True)
+            expected = weights[-1] @ np.array(means)
+            spread = np.array([np.diag(covariance) for covariance in covariances]) + (np.array(means) - expected) ** 2
+            deviations = np.sqrt(weights[-1] @ spread)
+            assert np.all(np.abs(filled[row, unseen] - expected) < 0.1 * deviations)
+            error = deviations / np.sqrt(min(count, drawn.ess[row]))
+            assert np.all(np.abs(drawn.x[:, row, unseen].mean(axis=0) - expected) < 5 * error)
+        for site in seen:
+            rest = np.setdiff1d(seen, [site])
+            without = np.logaddexp(*log_densities(row, rest)) if len(rest) else np.log(2)
+            assert scores[row, site] == pytest.approx(np.logaddexp(*log_p) - without, abs=0.3)
+    # Rows of either model and rows between them: a mixture that ignored the weights would not pass.
+    assert min(weight.min() for weight in weights) < 0.1 and np.ptp([weight[0] for weight in weights]) > 0.5
+
+
+def test_models_of_different_specs_are_no_mixture() -> None:
+    with refused("of different specs", error=CombinationError):
+        impute([MODEL, linear_model(latent=3, missing=True)], DATA)
 
 
 def test_what_is_not_observed_does_not_matter() -> None:

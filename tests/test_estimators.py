@@ -197,6 +197,41 @@ def test_a_saved_estimator_gives_the_same_numbers(tmp_path: Path, data: object) 
         tb.VAEDensity.load(tmp_path / "kept")
 
 
+def log_density(fitted: Any, number: int, table: pd.DataFrame) -> np.ndarray:
+    data = fitted.dataset(table)
+    found = tb.importance(fitted.models_[number], data, draws=fitted.draws, shared_noise=True).log_evidence
+    return found.astype(np.float64) + fitted.schema_.log_units(data)
+
+
+def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
+    """Mean density, rows from every member, and E[x_d | seen] = Σ_m p_m(seen) E_m[x_d | seen] / Σ_m p_m(seen)."""
+    table = people()
+    settings = {**SMALL, "draws": 4000}
+    both = tb.VAEImputer(**settings, members=2).fit(table)
+    alone = tb.VAEImputer(**settings).fit(table)
+    np.testing.assert_array_equal(alone.score_samples(table), log_density(both, 0, table))
+    log_p = np.array([log_density(both, number, table) for number in (0, 1)])
+    assert (log_p[0] != log_p[1]).all()
+    np.testing.assert_allclose(both.score_samples(table), np.logaddexp(*log_p) - np.log(2), rtol=1e-5)
+    holes = table["height"].isna()
+    each = [tb.impute(model, both.dataset(table), draws=4000) for model in both.models_]
+    weight = np.exp(log_p - np.logaddexp(*log_p))
+    expected = both.schema_.decode(sum(w[:, None] * x for w, x in zip(weight, each, strict=True)))["height"].to_numpy()
+    np.testing.assert_allclose(both.transform(table)["height"][holes], expected[holes], rtol=0.02)
+    assert both.as_role(tb.VAEDensity).sample(50).num_rows == 50
+    with pytest.raises(tb.SpecError, match="count"):
+        both.sample(0)
+    both.save(tmp_path / "kept")
+    again = tb.VAEImputer.load(tmp_path / "kept")
+    assert len(again.models_) == 2
+    pd.testing.assert_frame_equal(again.transform(table), both.transform(table))
+    (tmp_path / "kept" / "model-2.safetensors").unlink()
+    with pytest.raises(tb.TightboundError, match=r"model-2\.safetensors"):
+        tb.VAEImputer.load(tmp_path / "kept")
+    with refused("members: expected at least 1, got 0", error=SpecError):
+        tb.VAEDensity(**SMALL, members=0).fit(table)
+
+
 def test_saving_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = tb.VAEDensity(hidden=(16,), steps=5, random_state=np.int64(3)).fit(correlated())
 

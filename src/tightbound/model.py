@@ -8,6 +8,7 @@ with a hierarchy of latents (:mod:`tightbound.hierarchy`) is in their base class
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import equinox as eqx
@@ -36,7 +37,18 @@ from tightbound.priors import Encoder, PriorHead, PriorSpec, StandardNormal
 from tightbound.schema import Kind, Measure, Sites, Statistics
 from tightbound.spec import Spec
 
-__all__ = ["VAE", "Model", "ModelSpec", "OneLayer", "default_likelihood", "from_arrays", "merge", "to_arrays", "trainable"]
+__all__ = [
+    "VAE",
+    "Model",
+    "ModelSpec",
+    "OneLayer",
+    "default_likelihood",
+    "from_arrays",
+    "merge",
+    "stacked",
+    "to_arrays",
+    "trainable",
+]
 
 
 def default_likelihood(kind: Kind) -> LikelihoodSpec:
@@ -326,6 +338,15 @@ def merge(trained: Tree, rest: Tree) -> Tree:
 
 
 Tree = TypeVar("Tree")
+
+
+def stacked(trees: Sequence[Tree]) -> Tree:
+    """Return trees of the same form as one whose arrays have a leading axis; on the host, where nothing is compiled."""
+
+    def joined(*leaves: Any) -> Any:
+        return jnp.asarray(np.stack(leaves)) if eqx.is_array(leaves[0]) else leaves[0]
+
+    return jax.tree.map(joined, *trees)
 
 
 def to_arrays(tree: Any) -> dict[str, np.ndarray]:

@@ -152,11 +152,17 @@ def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 10
 
 
 def surprise(
-    model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0, haste: bool = False
+    model: Model | Sequence[Model],
+    data: Dataset,
+    calibration: Dataset,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    haste: bool = False,
 ) -> np.ndarray:
     """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing.
 
-    ``haste`` is that of :func:`tightbound.site_scores`.
+    ``model`` and ``haste`` are those of :func:`tightbound.site_scores`.
     """
     cells = site_scores(model, data, draws=draws, seed=seed, haste=haste)
     usual = cells if calibration is data else site_scores(model, calibration, draws=draws, seed=seed, haste=haste)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tightbound.errors import CombinationError, TrainingError
-from tightbound.model import Model, merge, trainable
+from tightbound.model import Model, merge, stacked, trainable
 from tightbound.objectives import ELBO, Objective, ObjectiveSpec, Terms
 from tightbound.rows import Rows, RowSource, blocks, over_blocks, place, require_sites
 from tightbound.training.loop import (
@@ -95,11 +95,11 @@ class Together:
         self.rows = place(data)
         self.keys = jnp.stack([run_key(member.seed) for member in members])
         built = [member.objective.build() for member in members]
-        self.objectives: Objective = _stacked(built)
+        self.objectives: Objective = stacked(built)
         halves = [trainable(member.model) for member in members]
-        self.judges: Objective = _stacked([member.objective.judge() or ELBO().build() for member in members])
-        self.rests: Model = _stacked([rest for _, rest in halves])
-        self.states: State = _stacked([begin(trained, self.rates, plan.method) for trained, _ in halves])
+        self.judges: Objective = stacked([member.objective.judge() or ELBO().build() for member in members])
+        self.rests: Model = stacked([rest for _, rest in halves])
+        self.states: State = stacked([begin(trained, self.rates, plan.method) for trained, _ in halves])
         self.best = self.states.trained
         self.marks = [Marks() for _ in members]
 
@@ -167,15 +167,6 @@ class Together:
             for marks, elbo, weighted in zip(self.marks, elbos.tolist(), (-np.asarray(losses)).tolist(), strict=True)
         ]
         self.best = _chosen(jnp.array(better), current, self.best)
-
-
-def _stacked(trees: Sequence[Tree]) -> Tree:
-    """Return trees of the same form as one whose arrays have a leading axis; on the host, where nothing is compiled."""
-
-    def joined(*leaves: Any) -> Any:
-        return jnp.asarray(np.stack(leaves)) if eqx.is_array(leaves[0]) else leaves[0]
-
-    return jax.tree.map(joined, *trees)
 
 
 def _one_of(tree: Tree, number: int) -> Tree:
