@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -328,6 +328,7 @@ class _Estimator(BaseEstimator):
             params["random_state"] = None  # a generator that has moved on cannot be asked for the same again
         stored = {
             "role": type(self).__name__,
+            "members": len(self.models_),
             "params": {name: _plain(value) for name, value in params.items()},
             "fitted": {name: _plain(value) for name, value in fitted.items() if name not in ("models_", "schema_")},
             "schema": table,
@@ -346,7 +347,7 @@ class _Estimator(BaseEstimator):
         stored = read_json(Path(path) / "estimator.json")
         try:
             estimator = cls(**{name: _part(name, value) for name, value in stored["params"].items()})
-            schema, fitted = stored["schema"], stored["fitted"]
+            schema, fitted, members = stored["schema"], stored["fitted"], int(stored.get("members", 1))
             known = (
                 TableSchema(**schema)
                 if schema.get("kind") == "table"
@@ -359,7 +360,7 @@ class _Estimator(BaseEstimator):
                 value = np.array(value, object)
             setattr(estimator, name, np.asarray(value) if isinstance(value, list) else value)
         estimator.schema_ = known
-        estimator.models_ = tuple(load_model(Path(path) / name) for name in _files(estimator.members))
+        estimator.models_ = tuple(load_model(Path(path) / name) for name in _files(members))
         return estimator
 
 
@@ -445,9 +446,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
         return self.impute(X)
 
 
-def _files(members: int) -> list[str]:
-    """Return the names of the model files of a stored estimator."""
-    return ["model.safetensors", *(f"model-{number}.safetensors" for number in range(2, members + 1))]
+def _files(members: int) -> Iterator[str]:
+    """Yield the names of the model files of a stored estimator."""
+    yield "model.safetensors"
+    yield from (f"model-{number}.safetensors" for number in range(2, members + 1))
 
 
 def _plain(value: Any) -> Any:
