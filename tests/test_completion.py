@@ -76,9 +76,9 @@ def test_site_scores_are_conditional_densities() -> None:
 
 
 def test_a_mixture_is_filled_drawn_from_and_scored_as_its_closed_form_says() -> None:
-    count = 2_000
+    count = 500
     filled, scores = impute(MIXTURE, DATA, draws=DRAWS), site_scores(MIXTURE, DATA, draws=DRAWS)
-    drawn = complete(MIXTURE, DATA, count, draws=DRAWS)
+    drawn = complete(MIXTURE, DATA, count, draws=4_000)
     weights = []
     for row in range(len(DATA)):
         seen, unseen = np.flatnonzero(DATA.observed[row]), np.flatnonzero(~DATA.observed[row])
