@@ -218,7 +218,12 @@ def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
     weight = np.exp(log_p - np.logaddexp(*log_p))
     expected = both.schema_.decode(sum(w[:, None] * x for w, x in zip(weight, each, strict=True)))["height"].to_numpy()
     np.testing.assert_allclose(both.transform(table)["height"][holes], expected[holes], rtol=0.02)
-    assert both.as_role(tb.VAEDensity).sample(50).num_rows == 50
+    drawn = both.sample(50)["age"].to_numpy()
+    own = [
+        both.schema_.decode(both.schema_.within(tb.sample(model, 50, seed=m)))["age"] for m, model in enumerate(both.models_)
+    ]
+    found = np.array([np.isclose(drawn[:, None], ages.to_numpy(), rtol=1e-4).any(axis=1) for ages in own])
+    assert found.any(axis=0).all() and (found.sum(axis=1) > 10).all() and not found.all(axis=1).any()
     with pytest.raises(tb.SpecError, match="count"):
         both.sample(0)
     both.set_params(members=7).save(tmp_path / "kept")  # what the next fit would have
@@ -228,8 +233,9 @@ def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
     (tmp_path / "kept" / "model-2.safetensors").unlink()
     with pytest.raises(tb.TightboundError, match=r"model-2\.safetensors"):
         tb.VAEImputer.load(tmp_path / "kept")
-    with refused("members: expected at least 1, got 0", error=SpecError):
-        tb.VAEDensity(**SMALL, members=0).fit(table)
+    for members in (0, 2.5, "two"):
+        with refused(f"members: expected a whole number of at least 1, got {members!r}", error=SpecError):
+            tb.VAEDensity(**SMALL, members=members).fit(table)
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

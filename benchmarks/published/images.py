@@ -184,8 +184,10 @@ def evaluated(
         usual = tb.importance(model, test.take(np.arange(plain)), draws=5000, seed=1)
         above = whole.log_evidence[:plain] - usual.log_evidence
         found["plain"] = usual.bound().__dict__
-        found["refined_above_plain"] = [float(above.mean()), float(above.std(ddof=1) / plain**0.5)]
-        say(f"first {plain} images by draws from q(z|x): {usual.bound()}\n{draws} {kind} draws are above by {above.mean():.3f}")
+        mean, se = float(above.mean()), float(above.std(ddof=1) / plain**0.5)
+        found["refined_above_plain"] = [mean, se]
+        say(f"first {plain} images by draws from q(z|x): {usual.bound()}")
+        say(f"{draws} {kind} draws are above by {mean:.3f} ± {se:.3f}")
     return found
 
 

@@ -143,6 +143,15 @@ def compared(name: str, seed: int) -> dict[str, tuple[float, float]]:
     return found
 
 
+def paired(errors: dict[str, dict[str, list[float]]]) -> str:
+    """Return by how much MIWAE's errors are above ours on the same cells, mean ± standard error over seeds."""
+    told = []
+    for name in TABLES:
+        above = np.subtract(errors["MIWAE"][name], errors["tightbound VAEImputer"][name])
+        told.append(f"{name} {above.mean():.3f} ± {above.std(ddof=1) / len(above) ** 0.5:.3f}")
+    return "MIWAE − tightbound: " + ", ".join(told)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=5)
@@ -167,6 +176,7 @@ def main() -> None:
     rows = [[method, *(spread(of[name]) for name in TABLES), f"{seconds[method]:.0f}"] for method, of in errors.items()]
     rows.append(["MIWAE, published", *(f"{error:.3f}" for error in PUBLISHED.values()), ""])
     print(markdown(["mean squared error", *TABLES, "seconds in all"], rows))
+    print(paired(errors))
     settings = {name: value if isinstance(value, int | float) else str(value) for name, value in SETTINGS.items()}
     write("../../tables/results/imputation", {"errors": errors, "seconds": seconds, "settings": settings})
 

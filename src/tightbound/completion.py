@@ -25,7 +25,7 @@ from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model, stacked
 from tightbound.rows import Row, Rows, RowSource, both_ways, in_blocks, in_haste, over_blocks, require_fixed
 
-__all__ = ["Completions", "complete", "conformal_p_values", "impute", "latents_given", "site_scores"]
+__all__ = ["Completions", "Models", "complete", "conformal_p_values", "impute", "latents_given", "site_scores"]
 
 Models = Model | Sequence[Model]
 BLOCK = 16  # rows, with all their draws, at once

@@ -172,8 +172,9 @@ class _Estimator(BaseEstimator):
 
     def _fit(self, X: Any, sample_weight: Any, held_out: float) -> Dataset:
         """Train and return the rows that were held out."""
-        if self.members < 1:
-            raise SpecError(type(self).__name__, (("members", f"expected at least 1, got {self.members}"),))
+        if not isinstance(self.members, int | np.integer) or self.members < 1:
+            told = f"expected a whole number of at least 1, got {self.members!r}"
+            raise SpecError(type(self).__name__, (("members", told),))
         data = self._read(X, reset=True, sample_weight=sample_weight)
         if sample_weight is not None:
             data = data.take(_repeated(sample_weight, len(data)))

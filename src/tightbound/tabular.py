@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tightbound.completion import complete, conformal_p_values, site_scores
+from tightbound.completion import Models, complete, conformal_p_values, site_scores
 from tightbound.data.arrays import Dataset
 from tightbound.data.frames import Column, TableSchema, seconds_or_days
 from tightbound.errors import DataError, SpecError
@@ -152,13 +152,7 @@ def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 10
 
 
 def surprise(
-    model: Model | Sequence[Model],
-    data: Dataset,
-    calibration: Dataset,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    haste: bool = False,
+    model: Models, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0, haste: bool = False
 ) -> np.ndarray:
     """Return by how many nats log p(x_d | other cells) is below its median over the calibration rows (n, D), NaN if missing.
 
