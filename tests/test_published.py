@@ -106,6 +106,15 @@ def test_a_recipe_trains_through_its_phases_and_is_bounded(images: ModuleType, n
     assert np.isfinite(found["refined_above_plain"]).all()
 
 
+def test_a_run_of_another_length_is_the_same_recipe(images: ModuleType) -> None:
+    for recipe in images.RECIPES.values():
+        other = recipe.lasting(3)
+        assert other._replace(phases=recipe.phases) == recipe
+        for (objective, plan), (longer, whole) in zip(other.phases, recipe.phases, strict=True):
+            assert objective == longer and (plan.epochs, plan.steps) == (3, None)
+            assert plan.replace(epochs=whole.epochs, steps=whole.steps) == whole
+
+
 def test_a_model_of_pythae_is_the_same_functions_as_ours(time_to_quality: ModuleType) -> None:
     """Means, deviations and logits of random weights, by a perceptron in NumPy; pythae keeps weights as (out, in)."""
     rng = np.random.default_rng(0)

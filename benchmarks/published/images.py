@@ -92,6 +92,10 @@ class Recipe(NamedTuple):
         """Return the model: one layer, or a hierarchy when it names the latents of several."""
         return model_spec(self.model)(sites=sites, **self.model)
 
+    def lasting(self, epochs: int) -> Recipe:
+        """Return the recipe with each phase of so many epochs; schedules and shares are those of the runs of that length."""
+        return self._replace(phases=tuple((one, plan.replace(epochs=epochs, steps=None)) for one, plan in self.phases))
+
 
 def networks(network: Any) -> dict[str, Any]:
     return {"encoder": network, "decoder": network}
@@ -208,10 +212,14 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=500, help="images evaluated with k = 5,000 draws from q(z|x) too")
     parser.add_argument("--bracket", type=int, default=16, help="images drawn from the model, bounded from both sides")
     parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, help="of each phase, for a run shorter or longer than the recipe's")
     parser.add_argument("--name", help="of the result files; the recipe's by default")
     parser.add_argument("--model", type=Path, help="evaluate this model file, as an earlier run left it, and train nothing")
     arguments = parser.parse_args()
-    recipe, name = RECIPES[arguments.recipe], arguments.name or arguments.recipe
+    recipe = RECIPES[arguments.recipe]
+    name = arguments.name or arguments.recipe
+    if arguments.epochs:
+        recipe, name = recipe.lasting(arguments.epochs), arguments.name or f"{arguments.recipe}-{arguments.epochs}-epochs"
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.log").open("a" if arguments.model else "w") as log:
 

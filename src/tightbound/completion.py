@@ -183,7 +183,8 @@ class _Chosen(NamedTuple):
 def _chosen(models: Model, row: Row, key: Array, half: int, count: int) -> _Chosen:
     key, choice_key = jax.random.split(key)
     drawn = _weighted(models, row, key, half)
-    at = jax.random.categorical(choice_key, drawn.log_weight.ravel(), shape=(count,))
+    # By the cumulated weights: a Gumbel number for every pair of a draw and a choice would fill the memory.
+    at = jax.random.choice(choice_key, drawn.log_weight.size, (count,), p=jnp.exp(drawn.log_weight.ravel()))
     z = drawn.z.reshape(-1, drawn.z.shape[-1])[at]
     return _Chosen(at // drawn.z.shape[1], z, 1.0 / jnp.sum(jnp.exp(2.0 * drawn.log_weight)))
 
