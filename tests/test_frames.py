@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import tightbound as tb
 from data_checks import refused
 from tightbound.data.frames import Column, TableSchema, infer
 from tightbound.errors import DataError
@@ -243,6 +244,28 @@ def test_numbers_that_occur_again_and_again_are_atoms_and_rounded_ones_have_a_st
     }  # fmt: skip
     contents = {name: text for name, _, text in schema.lines()}
     assert contents["gain"] == "real numbers; often 0, 5000" and contents["hours"] == "real numbers; in steps of 1; often 40"
+
+
+def test_of_few_different_numbers_all_that_are_not_rare_are_atoms() -> None:
+    """Doses in a standardised column are as far from one another as others' noise: a density would blur them."""
+    rng = np.random.default_rng(0)
+    doses = np.append(rng.choice([-1.5, -1.2, 0.1, 2.7], 996), [0.4, 0.4, 3.1, 9.9])
+    table = pd.DataFrame({"dose": doses, "level": np.exp(np.round(rng.normal(size=1000))), "weight": rng.normal(size=1000)})
+    schema = infer(table)
+    level, often = np.unique(table["level"], return_counts=True)
+    assert {column.name: column.atoms for column in schema.columns} == {
+        "dose": (-1.5, -1.2, 0.1, 2.7), "level": tuple(level[often >= 20]), "weight": (),
+    }  # fmt: skip
+    assert schema.column("level").kind == "positive"
+    pd.testing.assert_frame_equal(schema.decode(schema.encode(table).x, like=table), table)
+
+
+def test_a_column_may_consist_of_atoms_alone() -> None:
+    table = pd.DataFrame({"dose": [0.5, 2.5] * 40, "weight": np.random.default_rng(0).normal(size=80)})
+    assert infer(table).column("dose").atoms == (0.5, 2.5)
+    density = tb.VAEDensity(latent=1, hidden=(64,), steps=400, learning_rate=1e-2, random_state=0).fit(table)
+    drawn = density.sample(400).to_pandas()["dose"]
+    assert drawn.isin([0.5, 2.5]).mean() > 0.95 and np.all(np.isfinite(density.score_samples(table)))
 
 
 def test_atoms_come_back_exactly_and_numbers_between_steps_do_not_come_at_all() -> None:

@@ -18,7 +18,7 @@ SITES = tb.Sites(kind="mixed", shape=(4,), parts=PARTS, missing=True)  # categor
 
 
 def mixture(seed: int = 0) -> LogisticMixture:
-    weights, loc, raw = np.random.default_rng(seed).normal(size=(3, 1, 4)).astype(np.float32)
+    weights, loc, raw = np.random.default_rng(seed).normal(size=(3, 4, 1)).astype(np.float32)
     return LogisticMixture(*map(jnp.asarray, (weights, 2 * loc, np.exp(raw))))
 
 

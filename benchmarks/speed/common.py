@@ -172,6 +172,11 @@ def write(name: str, measured: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def earlier(name: str) -> dict[str, Any]:
+    """Return what ``results/<name>.json`` says was measured, for rows that are not measured again."""
+    return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))["measured"]
+
+
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

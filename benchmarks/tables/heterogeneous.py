@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
 
-from common import data_folder, markdown, spread, write
+from common import data_folder, earlier, markdown, spread, write
 
 import tightbound as tb
 
@@ -168,12 +167,6 @@ def errors(table: Table, hidden: np.ndarray, filled: np.ndarray) -> dict[str, fl
     return {**means, "all columns": float(np.mean([error for found in of.values() for error in found]))}
 
 
-def earlier(name: str) -> dict[str, Any]:
-    """Return what the result file of a set says."""
-    path = Path(__file__).with_name("results") / f"heterogeneous-{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["measured"]["measured"]
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--sets", default=",".join(SETS))
@@ -182,7 +175,8 @@ def main() -> None:
     arguments = options.parse_args()
     for name in arguments.sets.split(","):
         table = read(name)
-        found: dict[str, Any] = {} if arguments.only is None else {**earlier(name), arguments.only: []}
+        result = f"../../tables/results/heterogeneous-{name}"
+        found: dict[str, Any] = {} if arguments.only is None else {**earlier(result)["measured"], arguments.only: []}
         for mask in arguments.masks.split(","):
             hidden = cells(data_folder("masked") / name / f"Missing{mask}.csv", table.codes.shape)
             for method in (OURS, *BASELINES) if arguments.only is None else (arguments.only,):
@@ -196,7 +190,7 @@ def main() -> None:
         rows = [[method, *(spread([run.get(kind) for run in runs]) for kind in kinds)] for method, runs in found.items()]
         print(f"\n{name}, masks {arguments.masks}\n\n{markdown(['error', *kinds], rows)}", flush=True)
         if arguments.masks.split(",") == list(MASKS):
-            write(f"../../tables/results/heterogeneous-{name}", {"measured": found, "settings": SETTINGS})
+            write(result, {"measured": found, "settings": SETTINGS})
 
 
 if __name__ == "__main__":

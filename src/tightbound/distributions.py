@@ -615,73 +615,82 @@ class LogisticMixture(dist.Distribution):
     """Densities with several modes and heavy tails: Σ_k w_k f((x − loc_k)/scale_k)/scale_k, batch shape (D,).
 
     All components but the last are logistic, f(y) = σ(y) σ(−y); the last is Student's t with two degrees of freedom,
-    f(y) = (2 + y²)^(−3/2), whose tails fall as |y|⁻³. Parameters have shape (D, K), K ≥ 2.
+    f(y) = (2 + y²)^(−3/2), whose tails fall as |y|⁻³. Parameters have shape (K, D), K ≥ 2: with the sites last, as the decoder
+    has them, log p(x) and its gradient take half as long as with the components last.
     """
 
     arg_constraints: ClassVar = {"log_weights": constraints.real, "loc": constraints.real, "scale": constraints.positive}
     support = constraints.real
     pytree_data_fields = ("log_weights", "loc", "scale")
 
-    def __init__(self, log_weights: Float[Array, "D K"], loc: Float[Array, "D K"], scale: Float[Array, "D K"]) -> None:
-        self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
+    def __init__(self, log_weights: Float[Array, "K D"], loc: Float[Array, "K D"], scale: Float[Array, "K D"]) -> None:
+        self.log_weights = jax.nn.log_softmax(log_weights, axis=0)
         self.loc, self.scale = loc, scale
-        super().__init__(loc.shape[:-1], (), validate_args=False)
+        super().__init__(loc.shape[1:], (), validate_args=False)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw the component, then a logistic or t variable by its quantile function."""
         choose, noise = jax.random.split(key)
         shape = (*sample_shape, *self.batch_shape)
-        chosen = jax.nn.one_hot(jax.random.categorical(choose, self.log_weights, shape=shape), self.loc.shape[-1])
-        loc, scale = (jnp.sum(chosen * parameter, axis=-1) for parameter in (self.loc, self.scale))
+        chosen = jax.nn.one_hot(jax.random.categorical(choose, self.log_weights.T, shape=shape), len(self.loc), axis=-2)
+        loc, scale = (jnp.sum(chosen * parameter, axis=-2) for parameter in (self.loc, self.scale))
         v = jax.random.uniform(noise, shape, minval=-1.0 + 1e-7, maxval=1.0)
-        drawn = jnp.where(chosen[..., -1] > 0, v * jnp.sqrt(2.0 / ((1.0 - v) * (1.0 + v))), 2.0 * jnp.arctanh(v))
-        return loc + scale * drawn
+        student = v * jnp.sqrt(2.0 / ((1.0 - v) * (1.0 + v)))
+        return loc + scale * jnp.where(chosen[..., -1, :] > 0, student, 2.0 * jnp.arctanh(v))
 
     def log_prob(self, x: Array, intermediates: object = None) -> Array:
         """Return the log-density in nats for x of shape (…, D)."""
-        y = (x[..., None] - self.loc) / self.scale
-        logistic, student = y[..., :-1], y[..., -1:]
-        bells = -jnp.abs(logistic) - 2.0 * jnp.log1p(jnp.exp(-jnp.abs(logistic)))
-        tail = -3.0 * jnp.log(jnp.hypot(student, 2.0**0.5))
-        return logsumexp(self.log_weights + jnp.concatenate([bells, tail], axis=-1) - jnp.log(self.scale), axis=-1)
+        (logistic, student), scale = self._parted((x[..., None, :] - self.loc) / self.scale), self._parted(self.scale)
+        far = jnp.abs(logistic)
+        # By one logarithm for bell and scale, and not by log1p: good to 6e-8, and faster.
+        bells = -far - jnp.log((1.0 + jnp.exp(-far)) ** 2 * scale[0])
+        tail = -3.0 * jnp.log(jnp.hypot(student, 2.0**0.5)) - jnp.log(scale[1])
+        return logsumexp(self.log_weights + jnp.concatenate([bells, tail], axis=-2), axis=-2)
 
     def cdf(self, x: Array) -> Array:
         """Return P(X ≤ x), in closed form."""
-        y = (x[..., None] - self.loc) / self.scale
-        student = 0.5 + 0.5 * y[..., -1:] / jnp.hypot(y[..., -1:], 2.0**0.5)
-        below = jnp.concatenate([jax.nn.sigmoid(y[..., :-1]), student], axis=-1)
-        return jnp.sum(jnp.exp(self.log_weights) * below, axis=-1)
+        logistic, student = self._parted((x[..., None, :] - self.loc) / self.scale)
+        tail = 0.5 + 0.5 * student / jnp.hypot(student, 2.0**0.5)
+        return jnp.sum(jnp.exp(self.log_weights) * jnp.concatenate([jax.nn.sigmoid(logistic), tail], axis=-2), axis=-2)
 
     def log_mass(self, x: Array, width: Array) -> Array:
         """Return log P(|X − x| < width/2) in nats for x of shape (…, D), without differences of nearly equal numbers."""
-        y, w = (x[..., None] - self.loc) / self.scale, width[..., None] / self.scale
-        logistic, student = (y[..., :-1], w[..., :-1]), (y[..., -1:], w[..., -1:])
-        bells = _log_mass_of_logistic(*logistic)
-        masses = jnp.concatenate([bells, _log_mass_of_student(*student)], axis=-1)
-        return logsumexp(self.log_weights + masses, axis=-1)
+        y, w = self._parted((x[..., None, :] - self.loc) / self.scale), self._parted(width[..., None, :] / self.scale)
+        masses = jnp.concatenate([_log_mass_of_logistic(y[0], w[0]), _log_mass_of_student(y[1], w[1])], axis=-2)
+        return logsumexp(self.log_weights + masses, axis=-2)
 
     @property
     def mean(self) -> Array:
         """E[x] = Σ_k w_k loc_k."""
-        return jnp.sum(jnp.exp(self.log_weights) * self.loc, axis=-1)
+        return jnp.sum(jnp.exp(self.log_weights) * self.loc, axis=0)
+
+    @staticmethod
+    def _parted(values: Float[Array, "... K D"]) -> tuple[Array, Array]:
+        """Return what belongs to the logistic components, and what to the last."""
+        return values[..., :-1, :], values[..., -1:, :]
 
 
 def _log_mass_of_logistic(y: Array, width: Array) -> Array:
-    """σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)) for a, b = y ∓ width/2."""
+    """σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)) for a, b = y ∓ width/2, by one logarithm."""
     half = 0.5 * width
-    return jax.nn.log_sigmoid(half + y) + jax.nn.log_sigmoid(half - y) + jnp.log(-jnp.expm1(-width))
+    low, high = half + y, half - y
+    # 1 − e^(−w) = tanh(w/2) (1 + e^(−w)), good to its last digits for small w, too.
+    between = jnp.tanh(half) * (1.0 + jnp.exp(-width))
+    ratio = between / ((1.0 + jnp.exp(-jnp.abs(low))) * (1.0 + jnp.exp(-jnp.abs(high))))
+    return jnp.log(ratio) + jnp.minimum(low, 0.0) + jnp.minimum(high, 0.0)
 
 
 def _log_mass_of_student(y: Array, width: Array) -> Array:
     """By Simpson's rule where the interval is a small part of √(2 + y²), over which the density varies; else by the tails."""
-    a, b = jnp.abs(y) - 0.5 * width, jnp.abs(y) + 0.5 * width
-    density, survival = [], []
-    for end in (a, b):
-        root = jnp.hypot(end, 2.0**0.5)
-        density.append(root**-3)
-        survival.append(jnp.where(end > 0, 1.0 / (root * (root + jnp.abs(end))), 0.5 - 0.5 * end / root))
-    narrow = width * (density[0] + 4.0 * jnp.hypot(y, 2.0**0.5) ** -3 + density[1]) / 6.0
-    return jnp.log(jnp.where(width < 0.2 * jnp.hypot(y, 2.0**0.5), narrow, survival[0] - survival[1]))
+    y = jnp.abs(y)
+    ends = y - 0.5 * width, y + 0.5 * width
+    middle, *roots = (jnp.sqrt(2.0 + place**2) for place in (y, *ends))
+    narrow = width * (roots[0] ** -3 + 4.0 * middle**-3 + roots[1] ** -3) / 6.0
+    near, far = (
+        jnp.where(end > 0, 1.0 / (root * (root + jnp.abs(end))), 0.5 - 0.5 * end / root)
+        for end, root in zip(ends, roots, strict=True)
+    )
+    return jnp.log(jnp.where(width < 0.2 * middle, narrow, near - far))
 
 
 def _log_mass_of_normal(y: Array, width: Array) -> Array:

@@ -340,8 +340,9 @@ def infer(
     other numbers                                               ``real``
     ==========================================================  ==========================
 
-    Numbers that occur five times as often as those beside them, in one row of two hundred or more, become ``atoms``; real
-    numbers of few decimals that repeat, and whole ones, get a ``step``. Text that is a number everywhere else than in
+    Numbers that occur five times as often as those beside them, in one row of two hundred or more, become ``atoms``; so do
+    all that are in twenty rows, where a real column has up to twenty different numbers. Real numbers of few decimals that
+    repeat, and whole ones, get a ``step``. Text that is a number everywhere else than in
     ``markers`` is taken as a number. An override is a kind, ``"left-out"``, or a mapping with ``kind`` and, for categories and
     ordinals, ``values`` in their order, for numbers ``atoms`` and ``step``. ``leave`` names columns that the table may have
     and no model is to see. Raises :class:`DataError` for names that occur twice, infinite cells, or an override that the cells
@@ -591,7 +592,7 @@ def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
             return None
         if _is_narrow(numbers):
             return "ordinal" if len(values) <= MORE_LEVELS and values[-1] <= LARGEST_LEVEL else "real"
-        if values[-1] <= LARGEST_COUNT_SUGGESTED and not _atoms(*cells.counted):
+        if values[-1] <= LARGEST_COUNT_SUGGESTED and not _outstanding(*cells.counted):
             return "count"
     if values[0] > 0 and _skewness(numbers) > max(SKEWED, abs(_skewness(np.log(numbers)))):
         return "positive"
@@ -604,13 +605,24 @@ def _is_narrow(numbers: np.ndarray) -> bool:
 
 
 def _atoms(values: np.ndarray, often: np.ndarray) -> tuple[float, ...]:
+    """Return the values with a probability of their own: of few values all that are not rare, else those that stand out."""
+    if len(values) <= MORE_LEVELS:
+        return tuple(values[often >= _enough(often)].tolist())
+    return _outstanding(values, often)
+
+
+def _enough(often: np.ndarray) -> float:
+    """Return the number of rows that an atom has at least."""
+    return max(FEWEST_AT_ATOM, SHARE_AT_ATOM * float(often.sum()))
+
+
+def _outstanding(values: np.ndarray, often: np.ndarray) -> tuple[float, ...]:
     """Return the values that stand out: often by themselves, and far more often than the values beside them."""
     padded = np.pad(often.astype(np.float64), 2, constant_values=np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a single value has nothing beside it
         beside = np.nanmean([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]], axis=0)
-    enough = max(FEWEST_AT_ATOM, SHARE_AT_ATOM * often.sum())
-    outstanding = (often >= enough) & (often >= OUTSTANDING * beside)
+    outstanding = (often >= _enough(often)) & (often >= OUTSTANDING * beside)
     chosen = np.argsort(np.where(outstanding, -often, 1), kind="stable")[: min(MOST_ATOMS, int(outstanding.sum()))]
     return tuple(np.sort(values[chosen]).tolist())
 
@@ -657,9 +669,9 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         others = np.log(others)
     elif not cells.is_moment:
         given["step"] = float(measured["step"] if "step" in measured else _step(*cells.counted))
-    if not len(others):
+    if not len(others) and measured.get("atoms"):
         raise DataError(f"column '{name}' has no numbers besides its atoms; choose kind 'category' or 'ordinal'")
-    shift, scale = _units(others)
+    shift, scale = _units(others if len(others) else np.log(numbers) if kind == "positive" else numbers)
     return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
 
 

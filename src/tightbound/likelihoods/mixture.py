@@ -58,9 +58,11 @@ class _LogisticMixture(LikelihoodHead):
     measure: ClassVar[Measure] = "lebesgue"
 
     def __call__(self, h: Array, exposure: Float[Array, ""] | None = None) -> dist.Distribution:
-        logits, loc, scale = jnp.split(raw_rows(h, self.parameter_shape[0]).T, 3, axis=-1)
-        mean, spread = self.mean()[:, None], self.spread()[:, None]
+        logits, loc, scale = jnp.split(raw_rows(h, self.parameter_shape[0]), 3)
+        mean, spread = self.mean(), self.spread()
         # A logistic of scale s has deviation 1.8 s.
         return LogisticMixtureDistribution(
-            self.logits() + logits, mean + spread * (self.locations() + loc), spread * 0.55 * positive(scale, self.floor)
+            self.logits()[:, None] + logits,
+            mean + spread * (self.locations()[:, None] + loc),
+            spread * 0.55 * positive(scale, self.floor),
         )
