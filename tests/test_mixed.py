@@ -42,6 +42,17 @@ def test_the_tail_is_heavy() -> None:
     assert near - far == pytest.approx(3 * np.log(2), rel=1e-3)
 
 
+def test_the_density_is_right_from_the_middle_to_the_end_of_single_precision() -> None:
+    x = mixture(2)
+    weights, loc, scale = (np.asarray(given, np.float64)[:, 0] for given in (x.log_weights, x.loc, x.scale))
+    for t in np.float32([0.0, loc[0], -3.0, 40.0, -200.0, 1e6, -1e20, 1e37]):
+        y = (np.float64(t) - loc) / scale
+        bells = stats.logistic.logpdf(y[:-1])
+        expected = np.logaddexp.reduce(weights + np.append(bells, -3 * np.log(np.hypot(y[-1], 2**0.5))) - np.log(scale))
+        value, slope = jax.value_and_grad(lambda t: x.log_prob(t.reshape(1))[0])(jnp.asarray(t))
+        assert float(value) == pytest.approx(expected, rel=1e-6, abs=1e-6) and np.isfinite(slope)
+
+
 def test_ordered_levels_are_those_of_the_cumulative_probabilities() -> None:
     location, cuts = jnp.array([0.3, -1.0]), jnp.array([[-1.0, 0.5, 2.0], [0.0, jnp.inf, jnp.inf]])
     x = OrderedLogistic(location, cuts)

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 import tightbound as tb
 from data_checks import refused
@@ -22,6 +22,7 @@ from tightbound.flows import CouplingFlow
 from tightbound.model import Model, merge, to_arrays, trainable
 from tightbound.priors import Encoder
 from tightbound.schema import Sites, Statistics
+from tightbound.spec import Spec
 from tightbound.testing import check_posterior, check_prior, example_rows
 from tightbound.testing.comparisons import Grid, check_fit, moved
 
@@ -160,14 +161,14 @@ def test_trained_mixture_is_the_mixture_of_its_arrays() -> None:
 
 
 @cache
-def small(posterior: str, prior: str = "vamp") -> Model:
+def small(posterior: str, prior: Spec = PRIORS["vamp"]) -> Model:
     spec = tb.VAE(
         sites=Sites(kind="real", shape=(3,)),
         latent=2,
         encoder=tb.MLP(hidden=(5,), activation="tanh"),
         decoder=tb.MLP(hidden=()),
         posterior=POSTERIORS[posterior],
-        prior=PRIORS[prior],
+        prior=prior,
         likelihood=tb.Gaussian(),
     )
     data = example_rows(spec.sites, 9)
@@ -181,6 +182,19 @@ def test_vamp_prior_is_the_average_posterior_of_its_pseudo_inputs(posterior: str
     for z in jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32):
         expected = logsumexp([float(q.log_prob(z)) for q in members]) - np.log(4)
         assert np.isclose(model.prior().log_prob(z), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_weights_of_pseudo_inputs_are_trained_where_asked_for(posterior: str) -> None:
+    model = small(posterior, tb.VampPrior(components=4, weighted=True))
+    assert {"prior_head.pseudo_inputs", "prior_head.logits"} <= to_arrays(model).keys()
+    model = eqx.tree_at(lambda m: m.prior_head.logits, model, jnp.arange(4.0))
+    members = [model.posterior_head(model.encoder(u)) for u in model.prior_head.pseudo_inputs]
+    z = jnp.array([0.3, -1.0])
+    expected = logsumexp([float(q.log_prob(z)) for q in members], b=softmax(np.arange(4.0)))
+    assert np.isclose(model.prior().log_prob(z), expected, atol=1e-5)
+    gradient = eqx.filter_grad(lambda m: m.prior().log_prob(z))(model)
+    assert np.all(gradient.prior_head.logits)
 
 
 def test_vamp_prior_starts_at_training_rows() -> None:
@@ -217,7 +231,7 @@ def test_samples_of_a_model_come_from_its_own_prior() -> None:
 
 @pytest.mark.parametrize(("name", "posterior"), [*((name, "diagonal") for name in PRIORS), ("vamp", "full")], ids=str)
 def test_a_cooled_prior_draws_with_less_noise_and_knows_its_density(name: str, posterior: str) -> None:
-    prior = small(posterior, name).prior()
+    prior = small(posterior, PRIORS[name]).prior()
     keys = jax.random.split(jax.random.key(1), 4096)
 
     def draws(temperature: float) -> np.ndarray:

@@ -39,7 +39,7 @@ posteriors = (
 priors = (
     st.just(tb.StandardNormal())
     | st.builds(tb.TrainedMixture, components=st.integers(1, 900), floor=positive)
-    | st.builds(tb.VampPrior, components=st.integers(1, 900))
+    | st.builds(tb.VampPrior, components=st.integers(1, 900), weighted=st.booleans())
     | st.builds(tb.FlowPrior, layers=st.integers(1, 9), width=st.integers(1, 900))
     | custom
 )

@@ -45,8 +45,8 @@ NAMES = (
     "loss", "hours", "country", "income",
 )  # fmt: skip
 SETTINGS: dict[str, Any] = {
-    "batch_size": 256, "epochs": 45, "learning_rate": 3e-3, "latent": 16, "prior": tb.VampPrior(components=200), "beta": 0.5,
-    "validation": 0.0,
+    "batch_size": 256, "epochs": 45, "learning_rate": 3e-3, "weight_decay": 0.01, "latent": 16,
+    "prior": tb.VampPrior(components=200, weighted=True), "beta": 0.5, "validation": 0.0,
 }  # fmt: skip
 SYNTHESIS = (*TORCH, "ctgan==0.11.1", "sdmetrics==0.22.0")
 UNKNOWN = "unknown"  # "?", in words that are no marker of a hole

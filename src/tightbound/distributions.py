@@ -282,42 +282,45 @@ class GaussianMixture(dist.Distribution):
 
 
 class SharedFamilyMixture(dist.Distribution):
-    """(1/K) Σ_k head(parameters_k): an equal mixture of K members of any family, event shape (L,).
+    """Σ_k w_k head(parameters_k): a mixture of K members of any family, event shape (L,).
 
     ``head`` maps one parameter vector to a distribution; it is called inside ``vmap``, so that any family will do.
     """
 
-    pytree_data_fields = ("head", "parameters")
+    pytree_data_fields = ("head", "parameters", "log_weights")
     support = constraints.real_vector
 
-    def __init__(self, head: object, parameters: Float[Array, "K P"], event_shape: tuple[int, ...]) -> None:
-        self.head, self.parameters = head, parameters
+    def __init__(
+        self, head: object, parameters: Float[Array, "K P"], log_weights: Float[Array, "K"], event_shape: tuple[int, ...]
+    ) -> None:
+        self.head, self.parameters, self.log_weights = head, parameters, jax.nn.log_softmax(log_weights)
         super().__init__((), event_shape, validate_args=False)
 
     def cooled(self, temperature: ArrayLike) -> SharedFamilyMixture:
         """Return the mixture of the cooled members."""
-        head: Callable[[Array], dist.Distribution] = self.head  # type: ignore[assignment]
-        return SharedFamilyMixture(lambda raw: cooled(head(raw), temperature), self.parameters, self.event_shape)
+        return self._with_members(lambda member: cooled(member, temperature))
 
     def confined(self, kept: Bool[Array, "L"]) -> SharedFamilyMixture:
         """Return the mixture of the confined members."""
+        return self._with_members(lambda member: confined(member, kept))
+
+    def _with_members(self, change: Callable[[dist.Distribution], dist.Distribution]) -> SharedFamilyMixture:
         head: Callable[[Array], dist.Distribution] = self.head  # type: ignore[assignment]
-        return SharedFamilyMixture(lambda raw: confined(head(raw), kept), self.parameters, self.event_shape)
+        return SharedFamilyMixture(lambda raw: change(head(raw)), self.parameters, self.log_weights, self.event_shape)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw a component, then from it."""
-        count = len(self.parameters)
 
         def one(key: Array) -> Array:
             choose, draw = jax.random.split(key)
-            return self.head(self.parameters[jax.random.randint(choose, (), 0, count)]).sample(draw)  # type: ignore[operator]
+            return self.head(self.parameters[jax.random.categorical(choose, self.log_weights)]).sample(draw)  # type: ignore[operator]
 
         return drawn(one, key, sample_shape)
 
     def log_prob(self, z: Array, intermediates: object = None) -> Array:
-        """Return log (1/K) Σ_k head(parameters_k)(z) in nats."""
+        """Return log Σ_k w_k head(parameters_k)(z) in nats."""
         members = jax.vmap(lambda parameters: self.head(parameters).log_prob(z))(self.parameters)  # type: ignore[operator]
-        return logsumexp(members, axis=0) - jnp.log(len(self.parameters))
+        return logsumexp(self.log_weights + members, axis=0)
 
 
 class Moved(dist.Distribution):

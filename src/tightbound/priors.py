@@ -99,41 +99,46 @@ class VampPrior(Spec):
     """p(z) = (1/K) Σ_k q(z|u_k), the posterior averaged over K trained pseudo-inputs (Tomczak & Welling 2018).
 
     The pseudo-inputs live where the encoder's network reads, that is after centring and scaling, and start at
-    training rows.
+    training rows. If ``weighted``, weights w_k take the place of 1/K and are trained, too: p(z) then keeps closer to the
+    average posterior, and groups of rows are drawn as often as they occur.
     """
 
     kind: Literal["vamp"] = "vamp"
     components: int = Field(default=500, ge=1)
+    weighted: bool = False
     references: ClassVar[tuple[str, ...]] = ("tomczak2018vae",)
 
     def build(self, latent: int, sites: Sites, statistics: Statistics | None = None, *, key: Array) -> PriorHead:
         """Return the head; without statistics (a model about to be loaded) the pseudo-inputs are noise."""
         noise_key, row_key = jax.random.split(key)
         noise = 0.01 * jax.random.normal(noise_key, (self.components, *sites.feature_shape))
+        logits = jnp.zeros(self.components) if self.weighted else None
         if statistics is None or statistics.examples is None:
-            return _VampPrior(noise, latent)
+            return _VampPrior(noise, logits, latent)
         rows = jnp.asarray(statistics.examples, jnp.float32)
         rows = rows[jax.random.permutation(row_key, self.components) % len(rows)]
         mean, scale = jnp.asarray(statistics.mean), jnp.asarray(statistics.scale)
-        return _VampPrior(noise + jax.vmap(lambda x: sites.features(x, None, mean, scale))(rows), latent)
+        return _VampPrior(noise + jax.vmap(lambda x: sites.features(x, None, mean, scale))(rows), logits, latent)
 
 
 class _VampPrior(PriorHead):
     pseudo_inputs: Float[Array, "K ..."]
+    logits: Float[Array, "K"] | None
     latent: int = eqx.field(static=True)
 
     def __call__(self, encoder: Encoder) -> dist.Distribution:
         parameters = jax.vmap(encoder.network)(self.pseudo_inputs)
+        logits = jnp.zeros(len(parameters)) if self.logits is None else self.logits
         member = encoder.head(parameters[0])
         if not is_diagonal_gaussian(member):
-            return SharedFamilyMixture(encoder.head, parameters, (self.latent,))
+            return SharedFamilyMixture(encoder.head, parameters, logits, (self.latent,))
 
         def moments(parameters: Array) -> tuple[Array, Array]:
             q = encoder.head(parameters)
             return q.base_dist.loc, q.base_dist.scale
 
         loc, scale = jax.vmap(moments)(parameters)
-        return GaussianMixture(jnp.zeros(len(parameters)), loc, scale)
+        return GaussianMixture(logits, loc, scale)
 
 
 class FlowPrior(Spec):

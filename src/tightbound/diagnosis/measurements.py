@@ -146,7 +146,6 @@ def _components(p_z: Any) -> tuple[Array, Callable[[Array], Array]] | None:
         return p_z.log_weights, lambda z: normal(p_z.loc, p_z.scale, z)
     if isinstance(p_z, SharedFamilyMixture):
         head: Any = p_z.head
-        count = len(p_z.parameters)
         member = jax.vmap(lambda parameters, z: head(parameters).log_prob(z), in_axes=(0, None))
-        return jnp.full(count, -jnp.log(count)), lambda z: member(p_z.parameters, z)
+        return p_z.log_weights, lambda z: member(p_z.parameters, z)
     return None
