@@ -9,6 +9,8 @@ from linear import linear_model, rows_of
 from tightbound.completion import complete, conformal_p_values, impute, site_scores
 from tightbound.errors import CombinationError, SpecError
 from tightbound.evidence.exact import affine_decoder
+from tightbound.evidence.importance import importance
+from tightbound.evidence.proposals import WARY, Proposal
 from tightbound.model import Model
 from tightbound.testing.linear import log_normal
 
@@ -73,6 +75,17 @@ def test_site_scores_are_conditional_densities() -> None:
         mean, covariance = conditional(row, np.array([site]), others)
         exact = log_normal((DATA.x[row, [site]] - mean)[None], covariance)[0]
         assert scores[row, site] == pytest.approx(exact, abs=0.3)
+
+
+@pytest.mark.parametrize("proposal", [Proposal(kind="laplace"), WARY], ids=str)
+def test_the_density_of_the_seen_cells_is_that_of_their_block(proposal: Proposal) -> None:
+    """False-alarm rate of 12 rows at five standard errors below 1e-5; q(z|x) alone, untrained, is 0.3 nats off."""
+    found = importance(MODEL, DATA, draws=DRAWS, proposal=proposal)
+    offset, covariance = moments(MODEL)
+    for row, seen in enumerate(DATA.observed):
+        exact = log_normal((DATA.x[row, seen] - offset[seen])[None], covariance[np.ix_(seen, seen)])[0] if seen.any() else 0.0
+        assert abs(found.log_evidence[row] - exact) < 5 * found.se[row] + 1e-5
+    assert np.all(found.se < 0.03)  # or the bound would say nothing
 
 
 def test_a_mixture_is_filled_drawn_from_and_scored_as_its_closed_form_says() -> None:

@@ -28,6 +28,7 @@ from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema, infer
 from tightbound.errors import DataError, FormatError, SpecError
 from tightbound.evidence.importance import importance
+from tightbound.evidence.proposals import WARY
 from tightbound.files import read_json, write_folder, write_json
 from tightbound.fitting import starting_statistics
 from tightbound.inference import decode, embed, sample
@@ -256,11 +257,15 @@ class _Estimator(BaseEstimator):
         return self._read(X)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Return log p(row) in nats, per unit of X, a lower bound by importance sampling with ``draws`` draws from q(z|x)."""
+        """Return log p(row) in nats, per unit of X: a lower bound by ``draws`` importance samples, half of them from the prior.
+
+        Of a row unlike those that were fitted, q(z|x) alone may miss most of p(row), and not show it.
+        """
         return self._log_density(self.dataset(X))
 
     def _log_density(self, data: Dataset) -> np.ndarray:
-        found = [importance(model, data, draws=self.draws, shared_noise=True).log_evidence for model in self.models_]
+        options: dict[str, Any] = {"draws": self.draws, "proposal": WARY, "shared_noise": True}
+        found = [importance(model, data, **options).log_evidence for model in self.models_]
         return np.logaddexp.reduce(np.asarray(found, np.float64)) - math.log(len(found)) + self.schema_.log_units(data)
 
     def score(self, X: Any, y: Any = None) -> float:

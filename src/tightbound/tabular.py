@@ -14,6 +14,7 @@ from tightbound.data.arrays import Dataset
 from tightbound.data.frames import Column, TableSchema, seconds_or_days
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.importance import importance
+from tightbound.evidence.proposals import WARY
 from tightbound.model import Model
 
 __all__ = ["Condition", "Scores", "conditions", "draw_given", "score_table", "scores", "surprise"]
@@ -145,8 +146,11 @@ def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: in
 
 
 def scores(model: Model, data: Dataset, calibration: Dataset, *, draws: int = 1000, seed: int = 0) -> Scores:
-    """Return how plausible rows are, with p-values against ``calibration``: normal rows that the model was not trained on."""
-    found, known = (importance(model, rows, draws=draws, seed=seed) for rows in (data, calibration))
+    """Return how plausible rows are, with p-values against ``calibration``: normal rows that the model was not trained on.
+
+    log p(row) is a lower bound by ``draws`` importance samples, half of them from the prior: q(z|x) may miss odd rows.
+    """
+    found, known = (importance(model, rows, draws=draws, proposal=WARY, seed=seed) for rows in (data, calibration))
     p_value = conformal_p_values(found.log_evidence, known.log_evidence)
     return Scores(found.log_evidence, found.se, p_value, surprise(model, data, calibration, draws=draws, seed=seed))
 

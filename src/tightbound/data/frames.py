@@ -660,18 +660,18 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
             raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
         return Column(low=found[0], high=found[-1], **given)
     given["atoms"] = tuple(sorted(map(float, measured["atoms"] if "atoms" in measured else _atoms(*cells.counted))))
-    others = numbers[~np.isin(numbers, given["atoms"])]
     if kind == "positive":
         if found[0] <= 0:
             raise DataError(f"column '{name}' is not positive: it has {found[0]:g}; choose kind 'real'")
         if any(atom <= 0 for atom in given["atoms"]):
             raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
-        others = np.log(others)
     elif not cells.is_moment:
         given["step"] = float(measured["step"] if "step" in measured else _step(*cells.counted))
+    others = numbers[~np.isin(numbers, given["atoms"])]
     if not len(others) and measured.get("atoms"):
         raise DataError(f"column '{name}' has no numbers besides its atoms; choose kind 'category' or 'ordinal'")
-    shift, scale = _units(others if len(others) else np.log(numbers) if kind == "positive" else numbers)
+    usual = others if len(others) else numbers
+    shift, scale = _units(np.log(usual) if kind == "positive" else usual)
     return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
 
 

@@ -198,11 +198,10 @@ def _block(
 
 
 def _draw(proposal: Proposal, r: dist.Distribution, prior: dist.Distribution, key: Array) -> Float[Array, "C L"]:
-    z = r.sample(key, (DRAWS_AT_ONCE,))
     if not proposal.defensive:
-        return z
-    prior_key, choice_key = jax.random.split(key)
-    other = prior.sample(prior_key, (DRAWS_AT_ONCE,))
+        return r.sample(key, (DRAWS_AT_ONCE,))
+    own_key, prior_key, choice_key = jax.random.split(key, 3)
+    z, other = r.sample(own_key, (DRAWS_AT_ONCE,)), prior.sample(prior_key, (DRAWS_AT_ONCE,))
     return jnp.where(jax.random.bernoulli(choice_key, proposal.defensive, (DRAWS_AT_ONCE, 1)), other, z)
 
 

@@ -24,7 +24,7 @@ from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model
 from tightbound.rows import Row
 
-__all__ = ["Proposal", "propose", "require_density"]
+__all__ = ["WARY", "Proposal", "propose", "require_density"]
 
 CHECKS = 4  # draws that compare a candidate with where it started
 GRADIENT_COST = 3  # a value with its gradient, in decoder evaluations: forward, and twice that backward
@@ -89,6 +89,10 @@ class Proposal:
         if self.defensive:
             parts.append(f"{self.defensive:.0%} of the draws from the prior")
         return ", ".join(parts)
+
+
+# For rows unlike those that the encoder learnt from, with other holes or odd cells, where q(z|x) may be far from p(z|x).
+WARY = Proposal(defensive=0.5)
 
 
 def propose(proposal: Proposal, model: Model, prior: dist.Distribution, row: Row, key: Array) -> dist.Distribution:
