@@ -20,6 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import tightbound as tb
 from data_checks import refused
 from tightbound.errors import DataError, FormatError, OutputExistsError, SpecError, StoreError
+from tightbound.evidence.proposals import WARY
 from tightbound.model import to_arrays
 
 ROLES = (tb.VAETransformer, tb.VAEDensity, tb.VAEOutlierDetector, tb.VAEImputer)
@@ -212,7 +213,7 @@ def test_a_saved_estimator_gives_the_same_numbers(tmp_path: Path, data: object) 
 
 def log_density(fitted: Any, number: int, table: pd.DataFrame) -> np.ndarray:
     data = fitted.dataset(table)
-    found = tb.importance(fitted.models_[number], data, draws=fitted.draws, shared_noise=True).log_evidence
+    found = tb.importance(fitted.models_[number], data, draws=fitted.draws, proposal=WARY, shared_noise=True).log_evidence
     return found.astype(np.float64) + fitted.schema_.log_units(data)
 
 
