@@ -89,16 +89,18 @@ def test_densities_are_per_unit_of_the_column() -> None:
 
 
 def test_rows_with_holes_that_the_fit_never_saw_keep_their_density() -> None:
-    """From the same model by draws from the prior alone: with q(z|x) alone they are 0.9 and 1.4 nats too low."""
-    density = tb.VAEDensity(hidden=(32,), latent=2, steps=600, draws=5_000, validation=0.0, random_state=0).fit(correlated())
+    """From the same model by draws from the prior alone, within five standard errors; q(z|x) alone is about a nat low."""
+    density = tb.VAEDensity(hidden=(32,), latent=2, steps=600, draws=20_000, validation=0.0, random_state=0).fit(correlated())
     rows = np.array([[np.nan, 525.0, np.nan], [np.nan, 540.0, np.nan]])
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(100_000, 2)).astype(np.float32)
+    z = rng.normal(size=(400_000, 2)).astype(np.float32)
     data = density.dataset(rows)
     each = jax.jit(jax.vmap(density.model_.log_likelihood, (0, None, None)))
+    errors = tb.importance(density.model_, data, draws=density.draws, proposal=WARY, shared_noise=True).se
     for row, score in enumerate(density.score_samples(rows) - density.schema_.log_units(data)):
-        log_p = np.asarray(each(z, data.x[row], data.observed[row]), np.float64)
-        assert score == pytest.approx(np.logaddexp.reduce(log_p) - np.log(len(z)), abs=0.5)
+        weights = np.exp(np.asarray(each(z, data.x[row], data.observed[row]), np.float64))
+        error = np.hypot(errors[row], weights.std() / weights.mean() / len(z) ** 0.5)
+        assert abs(score - np.log(weights.mean())) < 5 * error < 0.9
 
 
 def test_it_works_in_pipelines_grids_and_column_transformers() -> None:
