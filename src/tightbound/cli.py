@@ -590,11 +590,11 @@ def sample(
     table = settings.recorded_table(stored) if given is None else settings.table_of(stored)
     if given is None:
         rows = _part("inference").sample(model, count, seed=seed, exposure=exposure, temperature=temperature)
-        asked = []
+        ends = {}
     else:
         wanted = tabular.conditions(table, given)
-        rows, asked = tabular.draw_given(model, wanted, count, seed=seed), [condition.number for condition in wanted]
-    write(rows if table is None else table.within(rows, asked))
+        rows, ends = tabular.draw_given(model, wanted, count, seed=seed), tabular.ends(table, wanted)
+    write(rows if table is None else table.within(rows, ends))
     cooled = "" if temperature == 1.0 else f" with its prior at temperature {temperature:g}"
     typer.echo(f"{out}: {count:,} draws from p(x{' | ' + given if given else ''}){cooled}")
 
@@ -616,6 +616,7 @@ def impute(
     stored, schema, table, rows = _table_for(run, data, out)
     model = stored.model(trust=trust or ())
     if imputations:
+        files.require_free(table, "imputation")
         drawn = completion.complete(model, rows, imputations, draws=draws, seed=seed)
         filled = files.stacked([schema.fill(table, x) for x in drawn.x], "imputation")
     else:

@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from tightbound.completion import complete, conformal_p_values, impute
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import TableSchema, infer
+from tightbound.data.frames import TableSchema, as_frame, infer
 from tightbound.errors import DataError, FormatError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
@@ -184,6 +184,9 @@ class _Estimator(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         split = data.split(self.validation, held_out, seed)
         rows, checked = data.take(split.train), data.take(split.validation)
+        if not np.iterable(self.hidden) or isinstance(self.hidden, str):
+            told = f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"
+            raise SpecError(type(self).__name__, (("hidden", told),))
         network = MLP(hidden=tuple(self.hidden))
         latent = default_latent(data.sites) if self.latent is None else self.latent
         spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, **self._distributions(data.sites))
@@ -272,13 +275,15 @@ class _Estimator(BaseEstimator):
         """Return the mean of log p(row) in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    def sample(self, n_samples: int = 1, random_state: int = 0) -> Any:
+    def sample(self, n_samples: int = 1, random_state: Any = 0) -> Any:
         """Return rows drawn from the model, as an array or as a pyarrow table, as it was fitted on.
 
         Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
         """
         check_is_fitted(self)
-        x = self._drawn(n_samples, random_state)
+        whole = isinstance(random_state, int | np.integer)
+        seed = int(random_state) if whole else int(check_random_state(random_state).randint(2**31 - 1))
+        x = self._drawn(n_samples, seed)
         return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
     def _drawn(self, count: int, seed: int) -> np.ndarray:
@@ -416,6 +421,9 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn the model of the rows of X, and how improbable rows like them are."""
+        if not 0.0 < self.false_alarms < 1.0:
+            told = f"expected a share between 0 and 1, got {self.false_alarms}"
+            raise SpecError(type(self).__name__, (("false_alarms", told),))
         held = self._fit(X, sample_weight, self.calibration)
         self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
         # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
@@ -475,6 +483,8 @@ def _is_table(X: Any) -> bool:
         frame = nw.from_native(X, eager_only=True)
     except TypeError:
         return False
+    except (ValueError, nw.exceptions.NarwhalsError):
+        frame = as_frame(X)  # which says what is wrong
     return all(isinstance(name, str) for name in frame.columns)
 
 

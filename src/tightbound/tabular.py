@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
 from tightbound.model import Model
 
-__all__ = ["Condition", "Scores", "conditions", "draw_given", "score_table", "scores", "surprise"]
+__all__ = ["Condition", "Scores", "conditions", "draw_given", "ends", "score_table", "scores", "surprise"]
 
 ROUND = 1024  # rows drawn before the conditions are looked at
 ROUNDS, PATIENCE = 64, 8  # at most, and without a single row
@@ -71,13 +73,34 @@ def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
     >>> [condition.codes for condition in conditions(schema, "age=30..,sex=F|M")]
     [(), (0.0, 1.0)]
     """
-    return tuple(_condition(schema, part.strip()) for part in text.split(",") if part.strip())
+    found = tuple(_condition(schema, part.strip()) for part in text.split(",") if part.strip())
+    numbers = [condition.number for condition in found]
+    twice = sorted({schema.names[number] for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise SpecError(
+            "given", (("", f"{', '.join(map(repr, twice))} occurs twice; a column has one condition, a|b for several"),)
+        )
+    return found
+
+
+def ends(schema: TableSchema, given: Sequence[Condition]) -> dict[int, tuple[float, float]]:
+    """Return by number between which sites the columns with a condition end: as asked, and where that is open as training saw.
+
+    What is asked for may be beyond everything that was seen.
+    """
+    found = {}
+    for condition in given:
+        low, high = schema.columns[condition.number].ends
+        low = condition.low if math.isfinite(condition.low) else min(low, condition.high)
+        high = condition.high if math.isfinite(condition.high) else max(high, condition.low)
+        found[condition.number] = (-math.inf, math.inf) if condition.codes else (low, high)
+    return found
 
 
 def _condition(schema: TableSchema, text: str) -> Condition:
     name, equals, wanted = (part.strip() for part in text.partition("="))
     if not equals or not wanted:
-        raise SpecError("--given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
+        raise SpecError("given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
     column = schema.column(name)
     number = schema.columns.index(column)
     if column.values and ".." not in wanted:
@@ -85,30 +108,59 @@ def _condition(schema: TableSchema, text: str) -> Condition:
     low, dots, high = wanted.partition("..")
     if column.values and column.kind != "ordinal":
         raise DataError(f"column '{name}' has no order to take {wanted} from; name its values: {', '.join(column.values[:10])}")
-    ends = [_code(column, word.strip()) if word.strip() else None for word in ((low, high) if dots else (low, low))]
-    return Condition(number, -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1])
+    if not dots:
+        return Condition(number, *2 * (_code(column, wanted),))
+    least = _end(column, low.strip(), lower=True) if low.strip() else -math.inf
+    most = _end(column, high.strip(), lower=False) if high.strip() else math.inf
+    if least > most:
+        raise DataError(f"nothing of column '{name}' is in {wanted}: expected LOW..HIGH with LOW at most HIGH")
+    return Condition(number, least, most)
 
 
 def _code(column: Column, word: str) -> float:
     """Return the site of a value in words."""
     if column.values:
-        if word not in column.values:
+        sides = {value.lower(): value for value in column.values} if column.kind == "boolean" else {}
+        value = sides.get(word.lower(), word)
+        if value not in column.values:
             known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
             raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")
-        return float(column.values.index(word))
-    try:
-        moment = date.fromisoformat(word) if column.unit.startswith("days") else datetime.fromisoformat(word)
-        number = seconds_or_days(moment) if column.unit else float(word)
-    except ValueError:
-        number = _number(column, word)
-    code = float(column.encode(np.array([number]))[0])
+        return float(column.values.index(value))
+    code = float(column.encode(np.array([_number(column, word)]))[0])
     if math.isnan(code):
         raise DataError(f"column '{column.name}' ({column.kind}) cannot be {word}")
     return code
 
 
-def _number(column: Column, word: str) -> float:
+def _end(column: Column, word: str, *, lower: bool) -> float:
+    """Return the site at which a range ends, which need not be a value that a cell can have."""
+    if column.values:
+        return _code(column, word) if word in column.values else _level(column, word, lower=lower)
+    number = _number(column, word)
+    if column.kind == "positive" and number <= 0.0:
+        return -math.inf
+    if column.kind == "count":
+        return max(float(math.ceil(number) if lower else math.floor(number)), -1.0)
+    return _code(column, word)
+
+
+def _level(column: Column, word: str, *, lower: bool) -> float:
+    """Return the first level from a number on, or the last one up to it, where all levels are numbers in their order."""
     try:
+        wanted, levels = float(word), list(map(float, column.values))
+    except ValueError:
+        return _code(column, word)
+    if levels != sorted(levels):
+        return _code(column, word)
+    return float(bisect_left(levels, wanted) if lower else bisect_right(levels, wanted) - 1)
+
+
+def _number(column: Column, word: str) -> float:
+    """Return a number, or the moment that a column of dates counts by it."""
+    try:
+        if column.unit:
+            with suppress(ValueError):
+                return seconds_or_days((date if column.unit.startswith("days") else datetime).fromisoformat(word))
         return float(word)
     except ValueError:
         raise DataError(f"column '{column.name}' is of numbers{' or dates' if column.unit else ''}, got '{word}'") from None

@@ -10,12 +10,16 @@ scale here are units, not statistics, and round numbers.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from functools import cached_property
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import narwhals.stable.v2 as nw
@@ -28,10 +32,11 @@ from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
 from tightbound.spec import Spec
 
-__all__ = ["Cells", "Column", "LeftOut", "TableSchema", "as_frame", "infer", "seconds_or_days"]
+__all__ = ["CODE", "Cells", "Column", "LeftOut", "TableSchema", "as_frame", "infer", "seconds_or_days"]
 
 ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
 LEFT_OUT = "left-out"
+LEVELLED = ("category", "ordinal", "boolean")
 SITE: dict[str, Kind] = {
     "real": "real", "positive": "real", "count": "count", "boolean": "binary", "category": "category", "ordinal": "levels",
 }  # fmt: skip
@@ -51,9 +56,13 @@ SKEWED = 1.0  # skewness above which the logarithm of a positive column is looke
 LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
 FEWEST_TO_STRAY = 5  # numbers: of one or two new rows it is no surprise if they are the largest so far
 DAY = 86_400.0  # seconds
+SINGLE = 2.0**-22  # what single precision keeps of a site of a few units, with a bit to spare
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
+NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
+CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
+SIDES = {"0": "False", "1": "True", "False": "0", "True": "1"}  # of booleans, as one library or another writes them
 
 
 class Column(Spec):
@@ -117,12 +126,17 @@ class Column(Spec):
             numbers = np.where(np.asarray(sites, np.float32) == np.float32(code), atom, numbers)
         return numbers
 
-    def within(self, sites: np.ndarray) -> np.ndarray:
-        """Return sites (n,) with those beyond the numbers that were seen at the nearest of them."""
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The sites of the smallest and the largest number that were seen, as single precision holds them."""
         if self.low is None or self.high is None:
-            return sites
-        ends = self.encode(np.array([self.low, self.high])).astype(np.float32)  # as the sites of rows are held
-        return np.clip(np.asarray(sites, np.float32), *ends)
+            return -math.inf, math.inf
+        low, high = self.encode(np.array([self.low, self.high])).astype(np.float32).tolist()
+        return low, high
+
+    def within(self, sites: np.ndarray, ends: tuple[float, float] | None = None) -> np.ndarray:
+        """Return sites (n,) with those beyond the numbers that were seen, or other ends, at the nearest of them."""
+        return np.clip(np.asarray(sites, np.float32), *(ends or self.ends))
 
     def strays(self, sites: np.ndarray) -> bool:
         """Whether most sites (n,) are beyond the numbers that were seen, as in other units; later dates are no surprise."""
@@ -139,20 +153,43 @@ class Column(Spec):
     def codes(self, cells: Cells) -> np.ndarray:
         """Return the sites (n,) of cells; NaN where a cell is missing or holds what the column does not know."""
         if self.values:
-            return cells.looked_up({word: float(number) for number, word in enumerate(self.values)})
+            codes = {word: float(number) for number, word in enumerate(self.values)}
+            other = {SIDES[word]: code for word, code in codes.items() if word in SIDES} if self.kind == "boolean" else {}
+            return cells.looked_up(other | codes)
         if cells.numbers is None:
             raise DataError(f"column '{self.name}' holds text such as {cells.distinct()[0]!r}, expected numbers ({self.kind})")
         _refuse_infinite(self.name, cells.numbers)
-        return self.encode(cells.numbers)
+        return self.encode(cells.numbers * self._per(cells))
 
-    def cells(self, sites: np.ndarray) -> list[Any]:
-        """Return cells for sites (n,), as values of the type that the column was read with; NaN becomes None."""
-        known = np.isfinite(sites)
-        if self.values:
-            typed = [_typed(word, self.dtype) for word in self.values]
-            return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
-        numbers = self.decode(sites)
-        return [_typed(number, self.dtype) if seen else None for number, seen in zip(numbers.tolist(), known, strict=True)]
+    def _per(self, cells: Cells) -> float:
+        """Return what a number of cells is in numbers of the column: days and seconds are told apart."""
+        own, given = self.unit[:4], UNITS.get(cells.dtype.partition("(")[0], "")[:4]
+        if bool(own) != bool(given) and cells.seen.any():
+            names = ("dates", "numbers") if given else ("numbers", "dates")
+            raise DataError(f"column '{self.name}' holds {names[0]}, training saw {names[1]}")
+        return 1.0 if own == given else DAY if given == "days" else 1.0 / DAY
+
+    def cells(self, sites: np.ndarray, like: Cells | None = None) -> list[Any]:
+        """Return cells for sites (n,), of the type of ``like`` or else of that which training saw; NaN becomes None."""
+        known, dtype = np.isfinite(sites), self.dtype if like is None else like.dtype
+        try:
+            if self.values:
+                own = {} if like is None else like.by_word
+                typed = [own[word] if word in own else _typed(word, dtype) for word in self.values]
+                return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
+            per = 1.0 if like is None else self._per(like)
+            numbers = [self._rounded(number) / per for number in np.where(known, self.decode(sites), 0.0).tolist()]
+            return [_typed(number, dtype) if seen else None for number, seen in zip(numbers, known, strict=True)]
+        except ValueError:
+            raise DataError(f"column '{self.name}' is of type {dtype}, which cannot hold what it held in training") from None
+
+    def _rounded(self, number: float) -> float:
+        """Return a number without the digits that single precision made up; what training saw as it is stays exact."""
+        if self.unit or number == 0.0 or number in self.atoms:
+            return number
+        kept = SINGLE * self.scale * (abs(number) if self.kind == "positive" else 1.0)
+        digits = 15 if self.step or self.kind == "count" else min(max(math.ceil(math.log10(abs(number) / kept)), 7), 15)
+        return float(f"{number:.{digits}g}")
 
     def moment(self, number: float, *, minutes: bool = False) -> str:
         """Return what a number of the column stands for, where the cells were dates: the day, or the minute of a time."""
@@ -275,17 +312,14 @@ class TableSchema(Spec):
         series = {name: _series(name, *known[name], backend) for name in self.order if name in known}
         return nw.from_dict(series).to_native()
 
-    def within(self, x: np.ndarray, apart: Collection[int] = ()) -> np.ndarray:
-        """Return rows of sites (n, D), numbers beyond those that training saw at the nearest of them; not columns ``apart``.
+    def within(self, x: np.ndarray, ends: Mapping[int, tuple[float, float]] = MappingProxyType({})) -> np.ndarray:
+        """Return rows of sites (n, D), numbers beyond those that training saw at the nearest of them.
 
         The tails of a density never end: of many draws some are further out than anything that was measured, below zero
-        where nothing can be. Draws that people are given end where the data did.
+        where nothing can be. Draws that people are given end where the data did, or at the ``ends`` of a column by its number.
         """
-        sites = [
-            cells if number in apart else column.within(cells)
-            for number, (column, cells) in enumerate(zip(self.columns, np.asarray(x).T, strict=True))
-        ]
-        return np.stack(sites, axis=1)
+        columns = enumerate(zip(self.columns, np.asarray(x).T, strict=True))
+        return np.stack([column.within(cells, ends.get(number)) for number, (column, cells) in columns], axis=1)
 
     def holes(self, table: Any) -> int:
         """Return the number of missing cells in the columns that a model sees."""
@@ -293,17 +327,18 @@ class TableSchema(Spec):
         return sum(int((~Cells(frame[name], self.markers).seen).sum()) for name in self.names)
 
     def fill(self, table: Any, x: np.ndarray) -> Any:
-        """Return a table with its missing cells filled from sites (n, D), ends as by :meth:`within`, all else as it stands."""
+        """Return a table with its missing cells filled from sites (n, D), ends as by :meth:`within`, all else as it stands.
+
+        Columns keep their types, unless these cannot hold a number that is filled in, as int8 cannot hold 1,000.
+        """
         frame = as_frame(table)
         filled = []
         for number, column in enumerate(self.columns):
-            series = frame[column.name]
-            seen = Cells(series, self.markers).seen
-            if seen.all():
-                continue
-            made = column.cells(column.within(x[:, number]))
-            whole = [old if is_seen else new for old, new, is_seen in zip(series.to_list(), made, seen, strict=True)]
-            filled.append(_series(column.name, whole, column.dtype, frame.implementation.value))
+            cells = Cells(frame[column.name], self.markers)
+            holes = np.flatnonzero(~cells.seen)
+            if len(holes):
+                made = column.cells(column.within(x[holes, number]), cells)
+                filled.append(_scattered(frame[column.name], holes, made))
         return frame.with_columns(*filled).to_native() if filled else frame.to_native()
 
     def lines(self) -> list[tuple[str, str, str]]:
@@ -356,6 +391,11 @@ def infer(
     frame = as_frame(table)
     if not len(frame):
         raise DataError("the table has no rows, expected at least one")
+    if isinstance(markers, str) or not isinstance(markers, Sequence):
+        raise DataError(f"markers are a list of words that stand for a missing cell, got {markers!r}")
+    if not isinstance(columns, Mapping | None) or not all(isinstance(name, str) for name in columns or ()):
+        raise DataError(f"columns says by name what a column is, such as {{'age': 'real'}}, got {columns!r}")
+    markers = [_as_word(marker) for marker in markers]
     overrides = {name: _override(name, given) for name, given in (columns or {}).items()}
     unknown = sorted(set(overrides) - set(frame.columns))
     if unknown:
@@ -394,22 +434,21 @@ def _padding(atoms: tuple[float, ...]) -> int:
 
 
 class Cells:
-    """The cells of a column: numbers or text, and which are seen."""
+    """The cells of a column: numbers, text, or text that is numbers, and which are seen."""
 
     numbers: np.ndarray | None
-    text: np.ndarray
+    text: np.ndarray | None = None
 
     def __init__(self, series: nw.Series[Any], markers: tuple[str, ...]) -> None:
+        self.series = series
         dtype = series.dtype
         self.dtype, self.seen = str(dtype), ~series.is_null().to_numpy().astype(bool)
-        if dtype == nw.Object and all(type(cell) is date for cell in series.drop_nulls().to_list()):
-            self.dtype = "Date"  # pandas has no type of its own for days
+        if dtype == nw.Object:
+            self.dtype = _of_objects(series.drop_nulls().to_list())
         if dtype == nw.Boolean:
             self.numbers = self._each(series, float)
-        elif dtype.is_numeric():
-            numbers = series.cast(nw.Float64).to_numpy()
-            # Columns of pandas with a missing value of their own come as objects.
-            self.numbers = self._each(series, float) if numbers.dtype == object else numbers.astype(np.float64)
+        elif dtype.is_numeric() or self.dtype in ("Int64", "Float64"):
+            self.numbers = self._as_doubles(series)
             self.seen &= ~(np.isnan(self.numbers) | np.isin(self.numbers, list(_numbers_among(markers))))
         elif self.is_moment:
             self.numbers = self._each(series, seconds_or_days)
@@ -422,6 +461,32 @@ class Cells:
             self.numbers = _as_numbers(self.text, self.seen)
         if self.numbers is not None:
             self.numbers = np.where(self.seen, self.numbers, np.nan)
+
+    def _as_doubles(self, series: nw.Series[Any]) -> np.ndarray:
+        if series.dtype == nw.Object:
+            return self._each(series, float)
+        try:
+            numbers = series.cast(nw.Float64).to_numpy()
+        except ValueError:  # of pyarrow, whole numbers that a double does not hold exactly
+            return self._each(series, float)
+        # Columns of pandas with a missing value of their own come as objects.
+        return self._each(series, float) if numbers.dtype == object else numbers.astype(np.float64)
+
+    def as_words(self) -> Cells:
+        """Return text as text, although it may be numbers; other cells as they are."""
+        if self.text is None:
+            return self
+        words = copy.copy(self)
+        words.numbers = None
+        return words
+
+    @cached_property
+    def by_word(self) -> dict[str, Any]:
+        """The cells themselves by their words, where they are no numbers: what stands for a word may be of any type."""
+        if self.text is None:
+            return {}
+        cells = self.series.to_list()
+        return {self.text[row]: cells[row] for row in np.flatnonzero(self.seen)[::-1]}
 
     def _each(self, series: nw.Series[Any], number: Callable[[Any], float]) -> np.ndarray:
         return np.array([number(cell) if seen else math.nan for cell, seen in zip(series.to_list(), self.seen, strict=True)])
@@ -439,7 +504,10 @@ class Cells:
 
     def distinct(self) -> list[Any]:
         """Return the different values that are seen, in order."""
-        return sorted(set(self.text[self.seen].tolist())) if self.numbers is None else self.counted[0].tolist()
+        if self.numbers is not None:
+            return self.counted[0].tolist()
+        assert self.text is not None
+        return sorted(set(self.text[self.seen].tolist()))
 
     @cached_property
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -449,16 +517,17 @@ class Cells:
 
     def looked_up(self, codes: dict[str, float]) -> np.ndarray:
         """Return the code of every cell's word, NaN where it has none or is missing."""
-        if self.numbers is None:
-            found = np.array([codes.get(word, math.nan) for word in self.text])
-        else:
+        found = np.full(len(self.seen), math.nan)
+        if self.numbers is not None:
             different, places = np.unique(self.numbers, return_inverse=True)
             found = np.array([codes.get(self.word_of(number), math.nan) for number in different])[places]
+        if self.text is not None:
+            found = np.array([codes.get(word, code) for word, code in zip(self.text, found, strict=True)])
         return np.where(self.seen, found, np.nan)
 
     def word(self, row: int) -> str:
         """Return a cell as text."""
-        return self.word_of((self.text if self.numbers is None else self.numbers)[row])
+        return str(self.text[row]) if self.text is not None else self.word_of(self.numbers[row])  # type: ignore[index]
 
     def word_of(self, value: Any) -> str:
         """Return a value of the column as text: whole numbers without a decimal point."""
@@ -467,6 +536,16 @@ class Cells:
         if self.dtype == "Boolean":
             return str(bool(value))
         return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _of_objects(cells: list[Any]) -> str:
+    """Return the type of cells that pandas holds as objects: it has none of its own for days, and may mix numbers with None."""
+    kinds = {type(cell) for cell in cells}
+    if kinds == {date}:
+        return "Date"
+    if kinds and all(issubclass(kind, Real) and kind is not bool for kind in kinds):
+        return "Int64" if all(issubclass(kind, Integral) for kind in kinds) else "Float64"
+    return "Object"
 
 
 def seconds_or_days(cell: date | datetime) -> float:
@@ -482,7 +561,7 @@ def _as_numbers(text: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
         numbers[seen] = [float(cell) for cell in text[seen]]
     except ValueError:
         return None
-    return None if any("_" in cell for cell in text[seen]) else numbers
+    return None if any("_" in cell or re.match(CODE, cell) for cell in text[seen]) else numbers
 
 
 def _numbers_among(words: Sequence[str]) -> Iterator[float]:
@@ -491,21 +570,37 @@ def _numbers_among(words: Sequence[str]) -> Iterator[float]:
             yield float(word)
 
 
-def _typed(value: Any, dtype: str) -> Any:
-    """Return a number or a word as a value of the type that a column was read with."""
+def _typed(value: float | str, dtype: str) -> Any:
+    """Return a number or a word as a value of a type, by the name that narwhals gives it; raise ValueError if it is none."""
     name = dtype.partition("(")[0]
     if name == "Boolean":
-        return value == "True" if isinstance(value, str) else bool(value)
-    if re.fullmatch(r"U?Int\d+", name):
-        return round(float(value))
-    if re.fullmatch(r"Float\d+|Decimal", name):
-        return float(f"{float(value):.7g}")  # single precision has no more digits
-    if name == "Date":
-        return EPOCH.date() + timedelta(days=min(max(round(float(value)), EARLIEST), LATEST))
-    if name == "Datetime":
-        moment = EPOCH + timedelta(seconds=min(max(float(value), DAY * EARLIEST), DAY * LATEST))
-        return moment if "time_zone=None" not in dtype else moment.replace(tzinfo=None)
-    return value if isinstance(value, str) else f"{value:.6g}"
+        return value in ("True", "1") if isinstance(value, str) else bool(value)
+    if isinstance(value, str) and name not in ("String", "Categorical", "Enum", "Object", "Time"):
+        value = float(SIDES.get(value, value) if value in ("True", "False") else value)
+    match name:
+        case _ if re.fullmatch(r"U?Int\d+", name):
+            return round(value)  # type: ignore[arg-type]
+        case _ if re.fullmatch(r"Float\d+", name):
+            return value
+        case "Decimal":
+            places = re.search(r"scale=(\d+)", dtype)
+            return Decimal(f"{value:.{places[1]}f}" if places else repr(value))
+        case "Date":
+            return EPOCH.date() + timedelta(days=min(max(round(value), EARLIEST), LATEST))  # type: ignore[arg-type]
+        case "Datetime":
+            return _moment(float(value), dtype)
+        case "Time":
+            return time.fromisoformat(str(value))
+        case _:
+            return value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value)
+
+
+def _moment(seconds: float, dtype: str) -> datetime:
+    """Return seconds since 1970 as a moment, to the unit that a type of moments holds."""
+    unit = re.search(r"time_unit='(\w+)'", dtype)
+    places = {"s": 0, "ms": 3}.get(unit[1] if unit else "", 6)
+    moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), DAY * LATEST), places))
+    return moment if "time_zone=" in dtype and "time_zone=None" not in dtype else moment.replace(tzinfo=None)
 
 
 def _series(name: str, values: list[Any], dtype: str, backend: Any) -> Any:
@@ -515,15 +610,38 @@ def _series(name: str, values: list[Any], dtype: str, backend: Any) -> Any:
         short, values = "Float64", [None if value is None else float(value) for value in values]
     missing = any(value is None for value in values)
     if short == "Datetime":
-        zone = re.search(r"time_zone='(.*?)'", dtype)
-        wanted: Any = nw.Datetime("us", zone[1] if zone else None)
-    elif re.fullmatch(r"U?Int\d+|Float\d+|Boolean|Date|String|Categorical", short):
-        # pandas holds days as objects, and whole numbers and truth values with missing cells as floats and objects.
-        plain = backend == "pandas" and (short == "Date" or (missing and short not in ("String", "Categorical")))
+        zone, unit = re.search(r"time_zone='(.*?)'", dtype), re.search(r"time_unit='(\w+)'", dtype)
+        wanted: Any = nw.Datetime(unit[1] if unit else "us", zone[1] if zone else None)  # type: ignore[arg-type]
+    elif re.fullmatch(r"U?Int\d+|Float\d+|Boolean|Date|Time|String|Categorical", short):
+        # pandas holds days and times as objects, and whole numbers and truth values with missing cells as floats and objects.
+        plain = backend == "pandas" and (short in ("Date", "Time") or (missing and short not in ("String", "Categorical")))
         wanted = None if plain else getattr(nw, short)
     else:
         wanted = None
     return nw.new_series(name, values, wanted, backend=backend)
+
+
+def _scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any]) -> nw.Series[Any]:
+    """Return a column with other values at some rows, of its own type if that can hold them, else of one that can."""
+    known = [number for number, value in enumerate(values) if value is not None]
+    values, at, backend = [values[number] for number in known], at[known], series.implementation.value
+    if not values:
+        return series
+    for build in (
+        lambda: series.scatter(at, nw.new_series(series.name, values, series.dtype, backend=backend)),
+        lambda: series.scatter(at, nw.new_series(series.name, values, backend=backend)),
+        lambda: nw.new_series(series.name, _replaced(series.to_list(), at, values), backend=backend),
+    ):
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # each library has errors of its own
+            warnings.simplefilter("error", FutureWarning)
+            return build()
+    raise DataError(f"column '{series.name}' is of type {series.dtype}, which cannot hold a cell such as {values[0]!r}")
+
+
+def _replaced(cells: list[Any], at: np.ndarray, values: list[Any]) -> list[Any]:
+    for row, value in zip(at.tolist(), values, strict=True):
+        cells[row] = value
+    return cells
 
 
 def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
@@ -532,6 +650,8 @@ def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
 
 
 def _override(name: str, given: Override) -> dict[str, Any]:
+    if not isinstance(given, str | Mapping):
+        raise DataError(f"column '{name}': expected a kind or a table with kind, values, atoms and step, got {given!r}")
     fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else dict(given)
     unknown, kinds = sorted(set(fields) - {"kind", "values", "atoms", "step"}), (*get_args(ColumnKind), LEFT_OUT)
     if unknown:
@@ -540,7 +660,20 @@ def _override(name: str, given: Override) -> dict[str, Any]:
         raise DataError(f"column '{name}': unknown kind '{fields.get('kind')}' (allowed: {', '.join(kinds)})")
     if fields.keys() & {"atoms", "step"}:
         _check_measured(name, **fields)
+    if "values" in fields:
+        _check_values(name, **fields)
     return fields
+
+
+def _check_values(name: str, kind: str, values: Any, **_: Any) -> None:
+    if kind not in LEVELLED:
+        raise DataError(f"column '{name}' of kind '{kind}' has no values to name; {', '.join(LEVELLED)} have")
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str | int | float) for v in values):
+        raise DataError(f"column '{name}': values are a list of words or numbers, got {values!r}")
+    words = [_as_word(value) for value in values]
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise DataError(f"column '{name}': values has {', '.join(map(repr, twice))} more than once")
 
 
 def _check_measured(name: str, kind: str, atoms: Any = (), step: Any = 0.0, **_: Any) -> None:
@@ -556,14 +689,27 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
+def _as_word(value: Any) -> str:
+    """Return a value that somebody names as the word that its cells have: whole numbers without a decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[Any] = (), **numbers: Any) -> Column | LeftOut:
+    if kind in LEVELLED:
+        cells = cells.as_words()
     found = cells.distinct()
     one = cells.word_of(found[0]) if len(found) == 1 else None
     if kind == LEFT_OUT:
         return LeftOut(name=name, reason="as asked for", value=one, dtype=cells.dtype)
     if len(found) < 2 and not values:
-        reason = f"it has one value only, {one}" if found else "none of its cells is known"
+        shown = str(_typed(found[0], cells.dtype)) if found and cells.is_moment else one
+        reason = f"it has one value only, {shown}" if found else "none of its cells is known"
         return LeftOut(name=name, reason=reason, value=one, dtype=cells.dtype)
+    if cells.dtype.partition("(")[0] in NO_CELLS:
+        reason = f"its cells, of type {cells.dtype}, are neither numbers, text nor dates"
+        if kind is not None:
+            raise DataError(f"column '{name}' cannot be of kind '{kind}': {reason}")
+        return LeftOut(name=name, reason=reason, dtype=cells.dtype)
     if cells.numbers is not None:
         _refuse_infinite(name, cells.numbers)
     chosen = kind or _suggest(cells, found)
@@ -571,7 +717,7 @@ def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[An
         count = int(cells.seen.sum())
         reason = f"it looks like an identifier, {len(found):,} values in {count:,} rows"
         return LeftOut(name=name, reason=reason, dtype=cells.dtype)
-    return _column(name, chosen, cells, found, [str(value) for value in values], numbers)
+    return _column(name, chosen, cells, found, [_as_word(value) for value in values], numbers)
 
 
 def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:
@@ -637,14 +783,17 @@ def _step(values: np.ndarray, often: np.ndarray) -> float:
 
 
 def _skewness(numbers: np.ndarray) -> float:
+    numbers = numbers / (np.abs(numbers).max() or 1.0)
     centred = numbers - numbers.mean()
     return float(np.mean(centred**3) / max(np.mean(centred**2) ** 1.5, 1e-300))
 
 
 def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[str], measured: Mapping[str, Any]) -> Column:
     given: dict[str, Any] = {"kind": kind, "name": name, "dtype": cells.dtype}
-    if kind in ("category", "ordinal", "boolean"):
+    if kind in LEVELLED:
         words = tuple(cells.word_of(value) for value in found)
+        if cells.boolean:
+            named = [word.capitalize() if word.lower() in ("true", "false") else word for word in named]
         strange = sorted(set(words) - set(named))
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
@@ -668,8 +817,6 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
     elif not cells.is_moment:
         given["step"] = float(measured["step"] if "step" in measured else _step(*cells.counted))
     others = numbers[~np.isin(numbers, given["atoms"])]
-    if not len(others) and measured.get("atoms"):
-        raise DataError(f"column '{name}' has no numbers besides its atoms; choose kind 'category' or 'ordinal'")
     usual = others if len(others) else numbers
     shift, scale = _units(np.log(usual) if kind == "positive" else usual)
     return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
@@ -680,9 +827,10 @@ def _units(numbers: np.ndarray) -> tuple[float, float]:
 
     They are exact in binary, and hardly ever change with the rows, so that folds of one table share compiled programs.
     """
-    deviation = float(numbers.std()) or 1.0
+    largest = float(np.abs(numbers).max()) or 1.0  # squares of very large numbers would be infinite
+    deviation = float((numbers / largest).std()) * largest or 1.0
     scale = 2.0 ** min(max(round(math.log2(deviation)), -1000), 1000)
-    return round(float(numbers.mean()) / scale) * scale, scale
+    return round(float((numbers / largest).mean()) * largest / scale) * scale, scale
 
 
 def _contents(column: Column) -> str:

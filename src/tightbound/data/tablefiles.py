@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from tightbound.data.frames import as_frame
+from tightbound.data.frames import CODE, as_frame
 from tightbound.data.load import TABLE_SUFFIXES
 from tightbound.data.raw import MARKERS
 from tightbound.data.tables import decode_text, delimiter_of, is_header
@@ -25,6 +26,7 @@ __all__ = ["as_table", "read_table", "require_table_name", "stacked", "write_tab
 # pyarrow compares as it stands; what remains of the markers is found afterwards, whatever its case.
 _SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), word.capitalize())] + ["NaN"]
 _LARGEST_BLOCK = 2**31 - 1
+_HEAD = 100  # lines in which the names and a first row are looked for
 _SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
 
@@ -53,11 +55,18 @@ def write_table(path: str | Path, table: Any) -> None:
     require_table_name(path)
     refuse_existing(path)
     table = as_frame(table).to_arrow()
-    if path.suffix.lower() == ".parquet":
-        write_with(path, lambda target: pyarrow.parquet.write_table(table, target))
-        return
     options = pyarrow.csv.WriteOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", quoting_style="needed")
-    write_with(path, lambda target: pyarrow.csv.write_csv(table, target, options))
+
+    def write(target: Path) -> None:
+        try:
+            if path.suffix.lower() == ".parquet":
+                pyarrow.parquet.write_table(table, target)
+            else:
+                pyarrow.csv.write_csv(table, target, options)
+        except pa.ArrowException as error:
+            raise DataError(f"'{path}' cannot hold this table: {str(error).splitlines()[0]}") from None
+
+    write_with(path, write)
 
 
 def require_table_name(path: Path) -> None:
@@ -71,6 +80,12 @@ def as_table(columns: dict[str, Any]) -> Any:
     return pa.table(columns)
 
 
+def require_free(table: Any, name: str) -> None:
+    """Raise :class:`DataError` when a table has a column of a name that another one is to have."""
+    if name in table.column_names:
+        raise DataError(f"the table has a column '{name}', which is to tell several imputations apart; rename it")
+
+
 def stacked(tables: Sequence[Any], number: str) -> Any:
     """Return tables under one another, with a first column that counts them from 0."""
     counted = [table.add_column(0, number, pa.array([k] * table.num_rows, pa.int64())) for k, table in enumerate(tables)]
@@ -79,18 +94,21 @@ def stacked(tables: Sequence[Any], number: str) -> Any:
 
 def _read_csv(path: Path) -> pa.Table:
     with path.open("rb") as file:
-        head = decode_text(file.readline() + file.readline(), path)
-    mark = delimiter_of(head)
-    first = [line for line in islice(csv.reader(head.splitlines(), delimiter=mark, skipinitialspace=True), 2) if line]
+        head = decode_text(b"".join(islice(file, _HEAD)), path)
+    mark = delimiter_of("\n".join([line for line in head.splitlines() if line.strip()][:2]))
+    first, skipped = _first_rows(head, mark)
+    if not first:
+        raise DataError(f"'{path}' has no rows and no columns, expected at least one")
     named = is_header(*first)
     names = [cell.strip() or f"column {j}" for j, cell in enumerate(first[0])] if named else _numbered(len(first[0]))
 
-    def read(**more: Any) -> pa.Table:
+    def read(as_text: Sequence[str] = (), **more: Any) -> pa.Table:
+        text = {"include_columns": as_text, "column_types": dict.fromkeys(as_text, pa.string())}
         return pyarrow.csv.read_csv(
             path,
-            pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(named), **more),
+            pyarrow.csv.ReadOptions(column_names=names, skip_rows=skipped if named else 0, **more),
             pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(null_values=_SPELLINGS, strings_can_be_null=True),
+            pyarrow.csv.ConvertOptions(null_values=_SPELLINGS, strings_can_be_null=True, **text),
         )
 
     try:
@@ -99,8 +117,32 @@ def _read_csv(path: Path) -> pa.Table:
         _refuse_ragged(path, mark, len(names))
         # The first megabyte decides on types, and further down there is something else: look at all of it first.
         table = read(block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    columns = [_plain(column) for column in table.columns]
-    return pa.table(columns, names=names)
+    if any(pa.types.is_binary(column.type) for column in table.columns):
+        decode_text(path.read_bytes(), path)
+    columns = dict(enumerate(table.columns))
+    # Digits that are no number, such as 01234, lose their form as numbers: these columns are looked at as text.
+    numbers = [j for j, column in columns.items() if pa.types.is_integer(column.type) or pa.types.is_floating(column.type)]
+    if len(set(names)) == len(names) and numbers:
+        text = read([names[j] for j in numbers]).columns
+        columns |= {j: written for j, written in zip(numbers, text, strict=True) if _are_codes(written)}
+    return pa.table([_plain(column) for column in columns.values()], names=names)
+
+
+def _first_rows(head: str, mark: str) -> tuple[list[list[str]], int]:
+    """Return the cells of the first two rows that are not blank, and how many lines there are up to the end of the first."""
+    rows, lines = [], 0
+    reader = csv.reader(io.StringIO(head, newline=""), delimiter=mark, skipinitialspace=True)
+    for cells in reader:
+        if len(cells) > 1 or (cells and cells[0].strip()):
+            rows.append(cells)
+            lines = lines or reader.line_num
+            if len(rows) == 2:
+                break
+    return rows, lines
+
+
+def _are_codes(text: Any) -> bool:
+    return bool(pc.any(pc.match_substring_regex(text, rf"^\s*(?:{CODE})")).as_py())
 
 
 def _refuse_ragged(path: Path, mark: str, width: int) -> None:
@@ -122,7 +164,7 @@ def _plain(column: Any) -> Any:
         return column
     stripped = pc.utf8_trim_whitespace(column)
     known = pc.if_else(pc.is_in(pc.utf8_lower(stripped), pa.array(MARKERS)), None, stripped)
-    if known.null_count == len(known):
+    if known.null_count == len(known) or _are_codes(known):
         return known
     for kind in (pa.int64(), pa.float64()):
         try:
