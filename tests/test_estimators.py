@@ -276,6 +276,12 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         tb.VAEDensity(hidden=(16,), learning_rate=-1.0).fit(correlated())
     with refused("got an array; pass a table", error=DataError):
         tb.VAEDensity(**SMALL).fit(people()).score_samples(np.zeros((3, 5)))
+    with refused("hidden: expected the widths of the layers", error=SpecError):
+        tb.VAEDensity(hidden=16).fit(correlated())
+    with refused("false_alarms: expected a share between 0 and 1, got 2.0", error=SpecError):
+        tb.VAEOutlierDetector(**SMALL, false_alarms=2.0).fit(correlated())
+    with refused("'a'", error=DataError):
+        tb.VAEDensity(**SMALL).fit(pd.DataFrame(correlated(), columns=["a", "a", "b"]))
 
 
 def test_synthetic_rows_lie_within_what_was_seen_and_less_weight_of_the_kl_lets_the_latents_carry_more() -> None:

@@ -1,7 +1,8 @@
 """Tables of mixed columns: what they are taken for, and that cells become sites and back."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -204,6 +205,12 @@ def test_what_is_named_wins() -> None:
         ({"a": [1.5, 2.0]}, {"a": {"kind": "positive", "step": 0.5}}, "has no step"),
         ({"a": [1.5, 2.0]}, {"a": {"kind": "positive", "atoms": [0.0]}}, "so that 0 cannot be an atom"),
         ({"a": ["x", "y"]}, {"a": {"kind": "category", "atoms": [1.0]}}, "has no atoms"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": "xy"}}, "a list of words or numbers, got 'xy'"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": 5}}, "a list of words or numbers, got 5"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x", "y", "x"]}}, "'x' more than once"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "values": [1.5]}}, "has no values to name"),
+        ({"a": [1.5, 2.0]}, {"a": 3}, "expected a kind or a table with kind"),
+        ({"a": [1.5, 2.0]}, 3, "says by name what a column is"),
         ({"a": [1.0, 1.0]}, {}, "no column of the table"),
         ({"a": []}, {}, "no rows"),
         ({1: [1.0, 2.0]}, {}, "must be text"),
@@ -344,3 +351,147 @@ def test_numbers_in_other_units_are_noted() -> None:
     (note,) = schema.encode(new).notes
     assert note.startswith("column 'height': most numbers are beyond 1.38937 … 2.0066, ")
     assert not schema.encode(table).notes and not schema.encode(new[:4]).notes
+
+
+MOMENT = datetime(2020, 1, 1, 8, 30, 15, 123456)
+HELD = {
+    "pandas nanoseconds": pd.Series(pd.to_datetime(["2020-01-01 00:00:00.123456789", None, "2021-01-01 00:00:00.000000001"])),
+    "pandas zone": pd.Series(pd.to_datetime(["2020-01-01", None, "2021-01-01"])).dt.tz_localize("Europe/Berlin"),
+    "pandas Int64": pd.Series([2**60 + 1, None, 7], dtype="Int64"),
+    "pandas boolean": pd.Series([True, None, False], dtype="boolean"),
+    "pandas string": pd.Series(["a", None, "b"], dtype="string"),
+    "pandas objects": pd.Series([1, None, 2.5], dtype=object),
+    "pandas ordered": pd.Series(pd.Categorical(["low", None, "high"], categories=["low", "high"], ordered=True)),
+    "pandas pyarrow": pd.Series([1, None, 300], dtype="int64[pyarrow]"),
+    "pandas days": pd.Series([date(2020, 1, 1), None, date(2021, 1, 1)], dtype=object),
+    "polars milliseconds": pl.Series([MOMENT, None, datetime(2021, 1, 1)], dtype=pl.Datetime("ms")),
+    "polars enum": pl.Series(["a", None, "b"], dtype=pl.Enum(["b", "a"])),
+    "polars decimal": pl.Series([Decimal("12345678901234567891.12"), None, Decimal("2.50")]),
+    "polars time": pl.Series([time(8), None, time(9)]),
+    "polars int8": pl.Series([1, None, 100], dtype=pl.Int8),
+    "pyarrow seconds": pa.chunked_array(
+        [pa.array([MOMENT.replace(microsecond=0), None, datetime(2021, 1, 1)], pa.timestamp("s"))]
+    ),
+    "pyarrow decimal": pa.chunked_array(
+        [pa.array([Decimal("12345678901234567891.12"), None, Decimal(3)], pa.decimal128(38, 2))]
+    ),
+    "pyarrow time": pa.chunked_array([pa.array([time(8), None, time(9)], pa.time32("s"))]),
+    "pyarrow dictionary": pa.chunked_array([pa.array(["a", None, "b"], pa.dictionary(pa.int8(), pa.string()))]),
+    "pyarrow large_string": pa.chunked_array([pa.array(["a", None, "b"], pa.large_string())]),
+    "pyarrow uint64": pa.chunked_array([pa.array([2**63 + 5, None, 7], pa.uint64())]),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_what_is_seen_keeps_its_type_and_every_digit(held: str) -> None:
+    column = nw.from_native(HELD[held], series_only=True)
+    weight = nw.new_series("weight", [0.25, 0.5, 0.75], backend=column.implementation.value)
+    table = weight.to_frame().with_columns(column.alias("a")).to_native()
+    schema = infer(table)
+    filled = nw.from_native(schema.fill(table, schema.encode(table).x[[0, 2, 0]]), eager_only=True)["a"]
+    before = nw.from_native(table, eager_only=True)["a"]
+    assert filled.dtype == before.dtype and not filled.is_null().any()
+    assert [filled.to_list()[row] for row in (0, 2)] == [before.to_list()[row] for row in (0, 2)]
+    if before.dtype not in (nw.Decimal, nw.Int64, nw.UInt64, nw.Datetime):
+        assert filled.to_list()[1] == before.to_list()[2]  # the hole has the site of the last row
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "filled"),
+    [
+        ([20, 30, 45], [20.5, None, 45.5], [20.5, 30.0, 45.5]),
+        ([20.5, 30.0, 45.5], [20, None, 45], [20, 30, 45]),
+        ([True, False, True], [1, None, 1], [1, 0, 1]),
+        ([1, 0, 1], [True, None, True], [True, False, True]),
+        (["1", "x", "3"], [1, None, 3], None),
+        ([20, 1000, 45], pl.Series([20, None, 45], dtype=pl.Int8), [20, 1000, 45]),
+        ([date(2020, 1, 1), date(2020, 1, 3), date(2020, 1, 2)], [datetime(2020, 1, 1, 12), None, datetime(2020, 1, 2)],
+         [datetime(2020, 1, 1, 12), datetime(2020, 1, 3), datetime(2020, 1, 2)]),
+        ([datetime(2020, 1, 1), datetime(2020, 1, 3), datetime(2020, 1, 2)], [date(2020, 1, 1), None, date(2020, 1, 2)],
+         [date(2020, 1, 1), date(2020, 1, 3), date(2020, 1, 2)]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_holes_are_filled_in_the_type_of_the_table_that_is_given(maker: Any, trained: list, given: Any, filled: list) -> None:
+    if isinstance(given, pl.Series) and maker is not pl.DataFrame:
+        given = given.to_arrow() if maker is pa.table else given.to_pandas()
+    schema = infer(maker({"a": trained, "b": [0.5, 1.5, 2.5]}), columns={"b": "real"})
+    x = schema.encode(maker({"a": trained, "b": [0.5, 1.5, 2.5]})).x
+    table = maker({"a": given, "b": [0.5, 1.5, 2.5]})
+    if filled is None:
+        with refused("'a' is of type", "which cannot hold what it held in training"):
+            schema.fill(table, x)
+    else:
+        assert columns_of(schema.fill(table, x))["a"] == filled
+
+
+def test_days_and_seconds_are_told_apart_and_dates_from_numbers() -> None:
+    days = [date(2020, 1, 1) + timedelta(days=7 * number) for number in range(40)]
+    schema = infer(pl.DataFrame({"day": days}))
+    moments = pl.DataFrame({"day": [datetime(day.year, day.month, day.day) for day in days]})
+    np.testing.assert_allclose(schema.encode(moments).x, schema.encode(pl.DataFrame({"day": days})).x)
+    with refused("'day' holds numbers, training saw dates"):
+        schema.encode(pl.DataFrame({"day": [1, 2, 3]}))
+    with refused("'size' holds dates, training saw numbers"):
+        infer(pl.DataFrame({"size": [1.5, 2.5]})).encode(pl.DataFrame({"size": days[:2]}))
+
+
+def test_numbers_far_from_zero_keep_the_digits_that_tell_them_apart(table: object) -> None:
+    rng = np.random.default_rng(0)
+    made = {"unix": (1.6e9 + rng.uniform(0, 1000, ROWS)).tolist(), "north": (5.4e6 + rng.uniform(0, 5, ROWS)).tolist()}
+    own = type(table)(made) if not isinstance(table, pa.Table) else pa.table(made)
+    back = columns_of(infer(own).decode(infer(own).encode(own).x, like=own))
+    np.testing.assert_allclose(back["unix"], made["unix"], atol=2e-4, rtol=0)
+    np.testing.assert_allclose(back["north"], made["north"], atol=1e-6, rtol=0)
+
+
+def test_atoms_and_single_values_come_back_with_every_digit() -> None:
+    rng = np.random.default_rng(0)
+    cap = np.where(np.arange(400) % 2, 123456.78, rng.normal(1000, 100, 400))
+    table = pd.DataFrame({"cap": cap, "one": 1234567.891})
+    back = infer(table).decode(infer(table).encode(table).x, like=table)
+    assert (back["cap"] == 123456.78).sum() == 200 and (back["one"] == 1234567.891).all()
+
+
+def test_digits_that_are_no_number_stay_text() -> None:
+    codes = ["00501", "02345", "10001", None] * 10
+    table = pd.DataFrame(
+        {"zip": codes, "phone": ["+491234567", "+491234568"] * 20, "delta": ["+1.5", "-0.5", "2", "0.25"] * 10}
+    )
+    schema = infer(table)
+    assert {column.name: column.kind for column in schema.columns} == {"zip": "category", "phone": "category", "delta": "real"}
+    x = schema.encode(table).x
+    assert schema.fill(table, np.full_like(x, 0.0))["zip"].tolist()[3] == "00501"
+
+
+def test_text_of_digits_may_be_named_a_category() -> None:
+    table = pl.DataFrame({"ward": ["1", "2", "10", "2"] * 5})
+    schema = infer(table, columns={"ward": {"kind": "category", "values": ["1", "2", "10"]}})
+    assert schema.encode(table).x[:4, 0].tolist() == [0, 1, 2, 1]
+    numbers = infer(pl.DataFrame({"level": [1, 2, 3, 2]}), columns={"level": {"kind": "ordinal", "values": [1.0, 2.0, 3.0]}})
+    assert numbers.column("level").values == ("1", "2", "3")
+    sides = infer(pl.DataFrame({"on": [True, False]}), columns={"on": {"kind": "boolean", "values": ["false", "true"]}})
+    assert sides.column("on").values == ("False", "True")
+
+
+def test_what_is_neither_number_nor_text_nor_date_is_left_out() -> None:
+    table = pl.DataFrame({"a": [[1], [2]], "b": [timedelta(1), timedelta(2)], "c": [{"x": 1}, {"x": 2}], "d": [1.5, 2.5]})
+    schema = infer(table)
+    assert schema.names == ("d",) and all("neither numbers, text nor dates" in out.reason for out in schema.left_out)
+    with refused("'a' cannot be of kind 'category'"):
+        infer(table, columns={"a": "category"})
+    holed = table.with_columns(d=pl.Series([None, 2.5]))
+    assert schema.fill(holed, schema.encode(table).x).equals(table)
+
+
+def test_the_largest_numbers_have_units() -> None:
+    table = pd.DataFrame({"a": 1e300 * np.random.default_rng(0).normal(size=50)})
+    schema = infer(table)
+    np.testing.assert_allclose(schema.decode(schema.encode(table).x, like=table)["a"], table["a"], rtol=1e-5)
+
+
+def test_markers_are_words_or_numbers() -> None:
+    table = pl.DataFrame({"a": [1.5, -999.0, 2.5], "b": ["x", "y", "x"]})
+    assert infer(table, markers=[-999]).encode(table).observed.tolist() == [[True, True], [False, True], [True, True]]
+    with refused("markers are a list of words"):
+        infer(table, markers="NA")

@@ -13,7 +13,7 @@ import tightbound as tb
 from data_checks import refused
 from running import LEAN, call, sha256, shared
 from tightbound.errors import DataError, SpecError
-from tightbound.tabular import score_table
+from tightbound.tabular import ends, score_table
 
 ROWS = 400
 SCHEMA = 'markers = ["unknown", ""]\n[columns]\nsize = {kind = "ordinal", values = ["s", "m", "l"]}\nheight = "positive"\n'
@@ -100,6 +100,43 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         tb.read_table(tmp_path / "ragged.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("\n\na,b\n1,x\n2,y\n", {"a": [1, 2], "b": ["x", "y"]}),
+        ('"a\nlong",b\n1,x\n2,y\n', {"a\nlong": [1, 2], "b": ["x", "y"]}),
+        ('\r\n"a\r\n\r\nlong",b\r\n1,x\r\n2,y\r\n', {"a\r\n\r\nlong": [1, 2], "b": ["x", "y"]}),
+        ("1.5,2.5\n\n3.5,4.5\n", {"column 0": [1.5, 3.5], "column 1": [2.5, 4.5]}),
+        ("zip,phone,key,delta\n01234,+491234567,12345678901234567890,-0.5\n10001,,7,0.25\n", {
+            "zip": ["01234", "10001"], "phone": ["+491234567", None], "key": ["12345678901234567890", "7"],
+            "delta": [-0.5, 0.25],
+        }),
+    ],
+    ids=["blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number"],
+)  # fmt: skip
+def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, columns: dict[str, list]) -> None:
+    (tmp_path / "given.csv").write_bytes(text.encode())
+    table = tb.read_table(tmp_path / "given.csv")
+    assert table.to_pydict() == columns
+    tb.write_table(tmp_path / "again.csv", table)
+    assert tb.read_table(tmp_path / "again.csv").to_pydict() == columns
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"a,b\n1,x\n2,y\n3,K\xf6ln\n", "is not text in UTF-8"), (b"\n\n\n", "has no rows")]
+)
+def test_files_that_hold_no_table_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "given.csv").write_bytes(content)
+    with refused(words):
+        tb.read_table(tmp_path / "given.csv")
+
+
+def test_what_a_file_cannot_hold_is_refused_and_leaves_none(tmp_path: Path) -> None:
+    with refused("cannot hold this table"):
+        tb.write_table(tmp_path / "x.csv", pa.table({"a": [[1]]}))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("word", ["", "?", "NA", "n/a", "NaN", "NULL", "None", "none"])
 def test_the_usual_marks_are_missing_whatever_their_case(tmp_path: Path, word: str) -> None:
     (tmp_path / "marked.csv").write_text(f"number,word\n1.5,a\n{word},{word}\n2.5,b\n")
@@ -175,6 +212,24 @@ def test_several_imputations_differ_in_the_holes(tmp_path: Path) -> None:
     assert (heights[:, holes].std(axis=0) > 0).all() and (np.ptp(heights[:, ~holes], axis=0) == 0).all()
 
 
+def test_filled_cells_keep_the_form_of_the_seen_ones(tmp_path: Path) -> None:
+    """Times of day, codes and whole numbers that training saw as others; 'imputation' is a name that is needed."""
+    lines = [f"{8 + number % 5:02}:30,0{number % 3},{number % 7}" for number in range(60)]
+    (tmp_path / "own.csv").write_text("\n".join(["at,ward,stays", *lines]) + "\n")
+    call("fit", tmp_path / "own.csv", "--out", tmp_path / "run", "--steps", 20, "--hidden", 8, *LEAN, "--no-diagnosis")
+    (tmp_path / "new.csv").write_text("at,ward,stays\n08:30,,2.5\n,01,\n")
+    outcome = call("impute", tmp_path / "run", tmp_path / "new.csv", "--out", tmp_path / "full.csv")
+    assert outcome.code == 0, outcome.err
+    (at, ward, stays), (other_at, other_ward, other_stays) = (
+        line.replace('"', "").split(",") for line in (tmp_path / "full.csv").read_text().splitlines()[1:]
+    )
+    assert (at[:5], stays, other_ward) == ("08:30", "2.5", "01")
+    assert ward in ("00", "01", "02") and other_at[2:5] == ":30" and 0 <= float(other_stays) <= 6
+    (tmp_path / "twice.csv").write_text("imputation,at,ward,stays\n0,08:30,,2\n")
+    outcome = call("impute", tmp_path / "run", tmp_path / "twice.csv", "-m", 2, "--out", tmp_path / "none.csv")
+    assert outcome.code == 2 and "has a column 'imputation'" in outcome.err
+
+
 def test_samples_have_the_columns_and_types_of_the_table(tmp_path: Path) -> None:
     run, _, _ = learnt()
     assert call("sample", run, "-n", 50, "--out", tmp_path / "rows.parquet").code == 0
@@ -237,12 +292,47 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("sex=F..M", "has no order", DataError),
         ("height=tall", "is of numbers, got 'tall'", DataError),
         ("height=-3", "cannot be -3", DataError),
+        ("sex=F,height=180..,sex=M", "'sex' occurs twice", SpecError),
+        ("visits=40..30", "nothing of column 'visits' is in 40..30", DataError),
+        ("visits=30...40", "nothing of column 'visits' is in 30...40", DataError),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(given: str, words: str, error: type) -> None:
     schema = tb.infer(people(), columns={"height": "positive"})
     with refused(words, error=error):
         tb.conditions(schema, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ("height=0..165.5", [160.0, 165.5]), ("visits=-1..2", [0, 1, 2]), ("visits=0.5..1.5", [1]), ("level=0..3", [1, 3]),
+        ("level=2..", [3, 5]), ("member=true", [True]), ("member=FALSE", [False]),
+    ],
+)  # fmt: skip
+def test_the_ends_of_a_range_need_not_be_values_of_the_column(given: str, rows: list) -> None:
+    table = pa.table({
+        "height": [160.0, 165.5, 170.0, 190.0], "visits": [0, 1, 2, 30], "level": [1, 3, 5, 3],
+        "member": [True, False, True, True],
+    })  # fmt: skip
+    schema = tb.infer(table, columns={"height": "positive", "visits": "count", "level": "ordinal"})
+    (condition,) = tb.conditions(schema, given)
+    cells = table[schema.names[condition.number]].to_pylist()
+    held = [cells[row] for row in np.flatnonzero(condition.holds(schema.encode(table).x.astype(np.float32)))]
+    assert sorted(set(held)) == sorted(rows)
+
+
+def test_where_a_range_is_open_draws_end_where_the_data_did() -> None:
+    schema = tb.infer(pa.table({"age": [18.5, 30.2, 90.1], "size": [1.25, 2.5, 7.75], "sex": ["F", "M", "F"]}))
+    far = np.array([[-1e3, 1e3, 0.0], [1e3, -1e3, 1.0]])
+
+    def reached(given: str) -> list:
+        x = schema.within(far, ends(schema, tb.conditions(schema, given)))
+        return [schema.decode(x)[name].to_pylist() for name in ("age", "size")]
+
+    assert reached("age=..30,size=2..3") == [[18.5, 30.0], [3.0, 2.0]]
+    assert reached("age=100..,sex=F") == [[100.0, 100.0], [7.75, 1.25]]
+    assert reached("age=40") == [[40.0, 40.0], [7.75, 1.25]]
 
 
 def test_conditions_that_nothing_meets_are_refused(tmp_path: Path) -> None:

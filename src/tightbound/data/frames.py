@@ -445,7 +445,7 @@ class Cells:
         self.dtype, self.seen = str(dtype), ~series.is_null().to_numpy().astype(bool)
         if dtype == nw.Object:
             self.dtype = _of_objects(series.drop_nulls().to_list())
-        if dtype == nw.Boolean:
+        if self.dtype == "Boolean":
             self.numbers = self._each(series, float)
         elif dtype.is_numeric() or self.dtype in ("Int64", "Float64"):
             self.numbers = self._as_doubles(series)
@@ -541,8 +541,8 @@ class Cells:
 def _of_objects(cells: list[Any]) -> str:
     """Return the type of cells that pandas holds as objects: it has none of its own for days, and may mix numbers with None."""
     kinds = {type(cell) for cell in cells}
-    if kinds == {date}:
-        return "Date"
+    if kinds in ({date}, {bool}):
+        return "Date" if kinds == {date} else "Boolean"
     if kinds and all(issubclass(kind, Real) and kind is not bool for kind in kinds):
         return "Int64" if all(issubclass(kind, Integral) for kind in kinds) else "Float64"
     return "Object"
@@ -634,7 +634,9 @@ def _scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any]) -> nw.
     ):
         with contextlib.suppress(Exception), warnings.catch_warnings():  # each library has errors of its own
             warnings.simplefilter("error", FutureWarning)
-            return build()
+            built = build()
+            if not built.is_null().to_numpy()[at].any():  # as where polars cannot hold a number
+                return built
     raise DataError(f"column '{series.name}' is of type {series.dtype}, which cannot hold a cell such as {values[0]!r}")
 
 
