@@ -325,7 +325,7 @@ def test_new_words_and_other_units_are_warned_of() -> None:
     density = tb.VAEDensity(hidden=(8,), steps=5, random_state=0).fit(table)
     with pytest.warns(UserWarning, match="column 'size': most numbers are beyond 1.5 … 2, which training saw"):
         density.score_samples(table.assign(size=100 * table["size"]))
-    with pytest.warns(UserWarning, match="column 'kind': 1 cells such as c were not seen in training"):
+    with pytest.warns(UserWarning, match="column 'kind': 1 cell, c, is nothing that training saw"):
         density.score_samples(table.assign(kind=["c", *table["kind"][1:]]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

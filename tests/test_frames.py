@@ -150,7 +150,7 @@ def test_columns_are_found_by_name_and_new_levels_are_missing() -> None:
     for name, word in (("town", "Rome"), ("visits", "-1")):
         at = schema.names.index(name)
         assert not data.observed[0, at] and data.observed[1:, at].all()
-        assert any(f"'{name}': 1 cells such as {word}" in note for note in data.notes)
+        assert any(f"'{name}': 1 cell, {word}, is nothing that training saw" in note for note in data.notes)
     with refused("no column 'height'", error=DataError):
         schema.encode(shuffled.drop(columns="height"))
     with refused("it was left out, it has one value only", error=DataError):

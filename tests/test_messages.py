@@ -59,7 +59,7 @@ BAD_DATA = {
     "ragged": (text("a,b\n1,2\n3\n"), "line 3"),
     "text column": (text("a,b\n1.5,red\n2.5,blue\n"), "'b'", "--kind", "real"),
     "ragged numbers": (text("a,b\n1,2\n3\n"), "line 3", "--kind", "real"),
-    "nothing to learn": (text("a,b\n1,x\n1,x\n"), "'a' it has one value only, 1; 'b' it has one value only, x"),
+    "nothing to learn": (text("a,b\n1,x\n1,x\n"), "'a': it has one value only, 1; 'b': it has one value only, x"),
     "not a parquet file": (lambda folder: written(folder / "x.parquet", b"PAR1 and no more"), "cannot be read"),
     "one number": (array(3.0), "expected an array of numbers of shape (n, D)"),
     "too many dimensions": (array(np.zeros((2, 2, 2, 2, 2))), "dimension"),

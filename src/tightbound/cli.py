@@ -628,6 +628,9 @@ def impute(
         _complain(f"note: {note}")
 
 
+LESS_ODD = "log_p is of the cells that are seen, and the fewer they are the less odd a row looks: its surprises tell more"
+
+
 @_command
 def score(
     run: RunFolder,
@@ -644,11 +647,13 @@ def score(
     calibration, part = _part("settings").evaluated_rows(stored)
     found = tabular.scores(stored.model(trust=trust or ()), rows, calibration, draws=draws, seed=seed)
     files.write_table(out, files.as_table(tabular.score_table(found, schema.names, oddest)))
+    least = 1.0 / (len(calibration) + 1)
     typer.echo(
         f"{out}: {len(rows):,} rows; log_p in nats, a lower bound; p_value against {len(calibration):,} {part} rows of "
-        "the run: of rows like those at most a share α has p_value ≤ α"
+        f"the run, from {least:.2g} (odd) to 1: of rows like those at most a share α has p_value ≤ α; surprise in nats"
     )
-    for note in rows.notes:
+    holes = int((~rows.observed).any(axis=1).sum()) if rows.observed is not None else 0
+    for note in (*rows.notes, *([f"{holes:,} rows have missing cells; {LESS_ODD}"] if holes else [])):
         _complain(f"note: {note}")
 
 
@@ -741,7 +746,7 @@ def _names(stored: Any) -> tuple[str, ...]:
 
 
 def _facts(stored: Any) -> list[tuple[str, str]]:
-    summary, rows = stored.summary, stored.summary["rows"]
+    summary, rows, cores = stored.summary, stored.summary["rows"], stored.environment["cores"]
     kept = f", the weights of step {summary['best_step']:,} kept" if summary["best_step"] is not None else ""
     parts = ", ".join(f"{rows[part]:,} {part}" for part in ("train", "validation", "test"))
     return [
@@ -749,7 +754,7 @@ def _facts(stored: Any) -> list[tuple[str, str]]:
         ("objective", _one_line(stored.training["objective"])),
         ("trained", f"{summary['steps']:,} steps{kept}"),
         ("made with", ", ".join(f"{name} {stored.environment[name]}" for name in ("tightbound", "jax", "python"))),
-        ("on", f"{stored.environment['processor']}, {stored.environment['cores']} cores"),
+        ("on", f"{stored.environment['processor']}, {cores} core{'s' * (cores != 1)}"),
         *(("resumed", "; ".join(differences)) for differences in stored.environment.get("resumed_elsewhere", [])),
         ("model file", str(stored.path / "model.safetensors")),
     ]

@@ -138,6 +138,8 @@ def fit(
     """
     if draws < 1:
         raise SpecError("fit", (("draws", f"expected at least 1, got {draws}"),))
+    if not isinstance(data, Dataset):
+        raise DataError(f"expected a data set, got {type(data).__name__}; tightbound.load makes one of it")
     if resume and out is None:
         raise SpecError("fit", (("resume", "names no run: say where it was written by out=…"),))
     fitting = _Fitting(data, spec, objective or ELBO(), plan or Plan(), validation, test, report or (lambda event: None))

@@ -274,7 +274,8 @@ class TableSchema(Spec):
         absent = [name for name in self.names if name not in frame.columns]
         if absent:
             raise DataError(
-                f"the table has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, frame.columns))}"
+                f"the table has no column{'s' * (len(absent) > 1)} {', '.join(map(repr, absent))}; it has "
+                f"{', '.join(map(repr, frame.columns))}; what is not known may be a column of missing cells"
             )
         x, notes = np.zeros((len(frame), len(self.columns))), []
         observed = np.zeros(x.shape, bool)
@@ -290,10 +291,9 @@ class TableSchema(Spec):
                 )
             strange = cells.seen & ~known
             if strange.any():
-                word = cells.word(int(np.argmax(strange)))
-                notes.append(
-                    f"column '{column.name}': {strange.sum():,} cells such as {word} were not seen in training, missing"
-                )
+                count, word = int(strange.sum()), cells.word(int(np.argmax(strange)))
+                told = f"1 cell, {word}, is" if count == 1 else f"{count:,} cells, such as {word}, are"
+                notes.append(f"column '{column.name}': {told} nothing that training saw, and taken as missing")
         sites = self.sites(units=units)
         return Dataset(x, sites, observed, labels=labels, names=self.names, source=source, notes=tuple(notes))
 
@@ -406,7 +406,7 @@ def infer(
     left_out = tuple(column for column in found if isinstance(column, LeftOut))
     if not kept:
         raise DataError(
-            "no column of the table can be modelled: " + "; ".join(f"'{out.name}' {out.reason}" for out in left_out)
+            "no column of the table can be modelled: " + "; ".join(f"'{out.name}': {out.reason}" for out in left_out)
         )
     return TableSchema(columns=kept, left_out=left_out, order=tuple(names), markers=tuple(markers))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Any
 
@@ -89,9 +90,10 @@ def reproduction(material: Material) -> Section:
     if "options" not in run.training["loaded"]:
         words = "The run was trained from Python: tightbound.fit with this spec, this objective and plan, and the same rows."
         return Section("reproduce", "Have it again", (words,), facts, (), code)
-    source = run.training["loaded"].get("path") or run.training["loaded"]["source"]
+    source, name = run.training["loaded"].get("path") or run.training["loaded"]["source"], shlex.quote(run.name)
     commands = (
-        f"tightbound info {run.name} --spec > spec.toml\ntightbound fit {source} --spec spec.toml --out again\n"
-        f"tightbound evaluate {run.name} --method all\ntightbound diagnose {run.name} --all"
+        f"tightbound info {name} --spec > spec.toml\ntightbound fit {shlex.quote(source)} --spec spec.toml --out again\n"
+        f"tightbound evaluate {name} --method all\ntightbound diagnose {name} --all"
     )
-    return Section("reproduce", "Have it again", (), facts, (), (("commands", commands), *code))
+    words = "The commands are for the folder in which the run lies."
+    return Section("reproduce", "Have it again", (words,), facts, (), (("commands", commands), *code))
