@@ -290,6 +290,9 @@ def test_a_flat_end_is_no_convergence_when_the_learning_rate_has_fallen(healthy:
     )
     assert "1% of the highest by then, so a longer run may still be better" in falling
     assert "longer" not in constant
+    short = renewed(healthy, records=records(learning_rate=lambda i: 1e-3 * (1 - i / 100)), steps=Steps(60, 60))
+    found = examine(short, "TB009")
+    assert found.status == "not applicable" and "after 60 steps a flat end says nothing" in found.text
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

@@ -294,6 +294,8 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("height=-3", "cannot be -3", DataError),
         ("sex=F,height=180..,sex=M", "'sex' occurs twice", SpecError),
         ("visits=40..30", "nothing of column 'visits' is in 40..30", DataError),
+        ("visits=..inf", "cannot be inf", DataError),
+        ("height=nan..", "cannot be nan", DataError),
         ("visits=30...40", "nothing of column 'visits' is in 30...40", DataError),
     ],
 )

@@ -413,7 +413,8 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
     A share ``calibration`` of the rows is kept out of training. The p-value of a row is the share of them that is as
     improbable (:func:`tightbound.conformal_p_values`); it is an outlier, −1, when that is at most ``false_alarms``. Of rows
     like those it was fitted on at most that share is called so, however good or bad the model is; with weights, a row that
-    counts several times may stand on both sides, and the rate is no longer sure.
+    counts several times may stand on both sides, and the rate is no longer sure. log p is of the cells that are seen: a row
+    with holes looks less odd than a whole one.
 
     Unless told otherwise, the model has a VampPrior of 200 pseudo-inputs, and Gaussian noise of 0.3 deviations on every real
     column: what is closer than that to a likely row is likely, too.

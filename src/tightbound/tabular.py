@@ -139,7 +139,7 @@ def _end(column: Column, word: str, *, lower: bool) -> float:
     number = _number(column, word)
     if column.kind == "positive" and number <= 0.0:
         return -math.inf
-    if column.kind == "count":
+    if column.kind == "count" and math.isfinite(number):
         return max(float(math.ceil(number) if lower else math.floor(number)), -1.0)
     return _code(column, word)
 

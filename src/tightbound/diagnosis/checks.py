@@ -15,7 +15,7 @@ TB007  noise scale                σ of a column is within twice its floor, or a
 TB008  over-fitting               train − held-out log p(x) exceeds 3 standard errors and 5 % of \\|log p(x)\\| (2 nats
                                   for densities)
 TB009  under-training             the ELBO rises over the last tenth (of a short run: the last third) by more than 3
-                                  standard errors and 0.1 nats per epoch
+                                  standard errors and 0.1 nats per epoch; not told of fewer than 500 steps that end flat
 TB010  warm-up never ended        the warm-up is longer than the run, or the last weight of the KL is below β
 TB011  dead components            more than a quarter of the components of a mixture prior (and more than chance leaves
                                   out) are never responsible for a row
@@ -57,6 +57,7 @@ OVERFIT_SHARE = 0.05
 OVERFIT_NATS = 2.0
 RISING = 0.1  # nats per epoch
 SLOW = 0.1  # of the highest learning rate: a schedule that ends near 0 flattens the end of any run
+FEW_STEPS = 500  # of which such an end tells nothing: a run of six steps has one
 REACHED = 0.99  # the last record is a mean over some steps
 DEAD = 1e-3  # times 1/K, the responsibility that every component would have if they were alike
 DEAD_SHARE = 0.25
@@ -287,6 +288,8 @@ def undertraining(subject: Subject) -> Outcome:
     left = learning_rate_left(subject.records)
     if not rising and left < SLOW:
         text += f"; its learning rate had fallen to {left:.0%} of the highest by then, so a longer run may still be better"
+        if steps is not None and steps.made < FEW_STEPS:
+            return skip(f"{text}: after {number_of(steps.made, 'step')} a flat end says nothing")
     return judged(rising, text, found.slope)
 
 

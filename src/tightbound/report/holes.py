@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.stats import binomtest
 
 from tightbound.completion import latents_given
 from tightbound.data.frames import TableSchema
@@ -65,12 +66,12 @@ def imputed(material: Material, schema: TableSchema) -> Iterator[Panel]:
         draw(material, schema, axes, kind)
     outcome = []
     if numbers:
-        outcome.append(f"{_share([cell.holds for cell in numbers])} of the numbers lie in their interval of 90 %")
+        outcome.append(f"{_share([cell.holds for cell in numbers], 'numbers')} lie in their interval of 90 %")
     if words:
-        outcome.append(f"{_share([cell.guess[0] == cell.truth for cell in words])} of the words are the most probable one")
+        outcome.append(f"{_share([cell.guess[0] == cell.truth for cell in words], 'words')} are the most probable one")
     caption = (
         f"One cell in each of {len(cells):,} {material.part} rows hidden and drawn {COUNT} times given the rest of its row: "
-        f"{', '.join(outcome)}. Bars are what the model says, dots the truth."
+        f"{', '.join(outcome)}; in brackets how far these few cells tell. Bars are what the model says, dots the truth."
     )
     table: dict[str, list[Any]] = {name: [] for name in ("row", "column", "truth", "low", "guess", "high")}
     for cell, is_named in zip(cells, named, strict=True):
@@ -96,9 +97,10 @@ def _filled(material: Material) -> list[Filled]:
     return [Filled(row, column, float(rows.x[row, column]), x[row, :, column]) for row, column in places]
 
 
-def _share(right: Sequence[bool]) -> str:
-    share = float(np.mean(right))
-    return f"{100 * share:.0f} ± {100 * (share * (1 - share) / len(right)) ** 0.5:.0f} % of {len(right)}"
+def _share(right: Sequence[bool], what: str) -> str:
+    """Return how many are right, and between which shares that leaves it, 19 times of 20 (Wilson 1927)."""
+    between = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return f"{sum(right)} of {len(right)} {what} ({100 * between.low:.0f} to {100 * between.high:.0f} %)"
 
 
 def _word(schema: TableSchema, cell: Filled, site: float) -> str:
