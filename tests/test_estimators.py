@@ -169,11 +169,12 @@ def test_order_of_rows_and_weights_for_repetitions_do_not_change_a_bit(data: pd.
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_false_alarms_are_as_rare_as_stated(alpha: float) -> None:
     """2,000 new rows against 200 calibration rows: the rate itself varies by √(α(1 − α)/200); five of that, rate below 1e-6."""
-    detector = tb.VAEOutlierDetector(**SMALL, calibration=0.2, false_alarms=alpha).fit(correlated(1000))
+    settings = {**SMALL, "draws": 20}  # however poor the scores are
+    detector = tb.VAEOutlierDetector(**settings, calibration=0.2, false_alarms=alpha).fit(correlated(1000))
     new = correlated(2000, seed=1)
-    np.testing.assert_array_equal(detector.predict(new) == -1, detector.p_values(new) <= alpha)
-    rate = np.mean(detector.predict(new) == -1)
-    assert abs(rate - alpha) < 5 * np.sqrt(alpha * (1 - alpha) * (1 / 200 + 1 / 2000)) + 1 / 201
+    alarms = detector.predict(new) == -1
+    np.testing.assert_array_equal(alarms, detector.p_values(new) <= alpha)
+    assert abs(np.mean(alarms) - alpha) < 5 * np.sqrt(alpha * (1 - alpha) * (1 / 200 + 1 / 2000)) + 1 / 201
 
 
 def test_rows_that_repeat_are_called_odd_exactly_when_their_p_value_says_so() -> None:
@@ -225,6 +226,7 @@ def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
     settings = {**SMALL, "draws": 4000}
     both = tb.VAEImputer(**settings, members=2).fit(table)
     alone = tb.VAEImputer(**settings).fit(table)
+    table = table.head(60)
     np.testing.assert_array_equal(alone.score_samples(table), log_density(both, 0, table))
     log_p = np.array([log_density(both, number, table) for number in (0, 1)])
     assert (log_p[0] != log_p[1]).all()
