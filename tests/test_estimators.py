@@ -63,7 +63,7 @@ def test_one_fit_serves_all_roles_on_a_table(make: type) -> None:
         density.score_samples(table).mean()
     )
     drawn = density.sample(5)
-    assert drawn.column_names == list(table.columns) and set(drawn["sex"].to_pylist()) <= {"F", "M"}
+    assert type(drawn) is type(table) and list(drawn.columns) == list(table.columns) and set(drawn["sex"]) <= {"F", "M"}
     imputer = density.as_role(tb.VAEImputer)
     filled = imputer.transform(table)
     assert type(filled) is type(table) and list(filled.columns) == list(table.columns)
@@ -282,6 +282,8 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         tb.VAEDensity(hidden=16).fit(correlated())
     with refused("false_alarms: expected a share between 0 and 1, got 2.0", error=SpecError):
         tb.VAEOutlierDetector(**SMALL, false_alarms=2.0).fit(correlated())
+    with refused("false_alarms: expected a share between 0 and 1, got 'few'", error=SpecError):
+        tb.VAEOutlierDetector(**SMALL, false_alarms="few").fit(correlated())
     with refused("'a'", error=DataError):
         tb.VAEDensity(**SMALL).fit(pd.DataFrame(correlated(), columns=["a", "a", "b"]))
 
@@ -295,7 +297,7 @@ def test_synthetic_rows_lie_within_what_was_seen_and_less_weight_of_the_kl_lets_
     rates = []
     for weight in ({}, {"beta": 0.1}, {"warmup": 1.0}):
         density = tb.VAEDensity(hidden=(32,), steps=300, latent=2, validation=0.0, random_state=0, **weight).fit(table)
-        drawn = density.sample(2000).to_pandas()
+        drawn = density.sample(2000)
         numbers = ["size", "twice"]
         assert (drawn[numbers].min() >= table[numbers].min() - 1e-5).all() and (
             drawn[numbers].max() <= table[numbers].max() + 1e-5
@@ -320,6 +322,20 @@ def test_a_row_without_any_cell_is_learnt_from_scored_and_filled() -> None:
     assert abs(whole.loc[3, "size"] - 5) < 0.5 and whole.loc[3, "kind"] == "a"
     # log p(nothing) = 0, but for the noise of 200 importance weights p(z)/q(z|nothing).
     np.testing.assert_allclose(imputer.as_role(tb.VAEDensity).score_samples(table)[[3, 50]], 0.0, atol=0.05)
+
+
+def test_holes_that_no_model_fills_are_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"size": rng.normal(5, 1, 60), "kind": rng.choice(["a", "b"], 60), "never": [np.nan] * 60})
+    table.loc[3, "size"] = np.nan
+    imputer = tb.VAEImputer(hidden=(8,), steps=5, random_state=0).fit(table)
+    told = "column 'never' was left out, none of its cells is known: its 60 holes stay"
+    with pytest.warns(UserWarning, match=told):
+        whole = imputer.transform(table)
+    with pytest.warns(UserWarning, match=told):
+        (drawn,) = imputer.impute_draws(table, 1)
+    for filled in (whole, drawn):
+        assert filled["size"].notna().all() and filled["never"].isna().all()
 
 
 def test_new_words_and_other_units_are_warned_of() -> None:

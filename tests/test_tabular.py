@@ -111,8 +111,11 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
             "zip": ["01234", "10001"], "phone": ["+491234567", None], "key": ["12345678901234567890", "7"],
             "delta": [-0.5, 0.25],
         }),
+        ('pipe,count\n5" long,1\n"6"" long",2\n', {"pipe": ['5" long', '6" long'], "count": [1, 2]}),
     ],
-    ids=["blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number"],
+    ids=[
+        "blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number", "inches",
+    ],
 )  # fmt: skip
 def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, columns: dict[str, list]) -> None:
     (tmp_path / "given.csv").write_bytes(text.encode())
@@ -123,7 +126,14 @@ def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, column
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"a,b\n1,x\n2,y\n3,K\xf6ln\n", "is not text in UTF-8"), (b"\n\n\n", "has no rows")]
+    ("content", "words"),
+    [
+        (b"a,b\n1,x\n2,y\n3,K\xf6ln\n", "is not text in UTF-8"),
+        (b"\n\n\n", "has no rows"),
+        (b'a,b\n1,x\n2,"y\n3,z\n4,x\n', "line 3: a quote is opened there and never closed"),
+        (b'a,b\n1,"x\ny"\n2,y\n3,"z\n4,x\n', "line 5: a quote is opened there and never closed"),
+        (b'a,b\n1,x\n"2,y\n' + 100_000 * b"3,z\n", "line 3: a quote is opened there and never closed"),
+    ],
 )
 def test_files_that_hold_no_table_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "given.csv").write_bytes(content)
@@ -296,6 +306,7 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("visits=40..30", "nothing of column 'visits' is in 40..30", DataError),
         ("visits=..inf", "cannot be inf", DataError),
         ("height=nan..", "cannot be nan", DataError),
+        ('sex="F', "a quote is not closed", SpecError),
         ("visits=30...40", "nothing of column 'visits' is in 30...40", DataError),
     ],
 )
@@ -322,6 +333,20 @@ def test_the_ends_of_a_range_need_not_be_values_of_the_column(given: str, rows: 
     cells = table[schema.names[condition.number]].to_pylist()
     held = [cells[row] for row in np.flatnonzero(condition.holds(schema.encode(table).x.astype(np.float32)))]
     assert sorted(set(held)) == sorted(rows)
+
+
+def test_marks_within_quotes_are_part_of_a_value() -> None:
+    towns = ["Halle, Saale", "a|b", "1..2", "Ulm"]
+    schema = tb.infer(pa.table({"town": towns, "the size, cm": [1.5, 2.5, 3.5, 9.5]}), columns={"town": "category"})
+
+    def meant(given: str) -> list[list[str]]:
+        return [
+            [schema.columns[number].values[int(code)] for code in codes] for number, *_, codes in tb.conditions(schema, given)
+        ]
+
+    assert meant('town="Halle, Saale"') == [["Halle, Saale"]]
+    assert meant('town="a|b"|Ulm | "Halle, Saale",') == [["a|b", "Ulm", "Halle, Saale"]]
+    assert meant('town="1..2", "the size, cm"=2..3') == [["1..2"], []]
 
 
 def test_where_a_range_is_open_draws_end_where_the_data_did() -> None:
@@ -355,9 +380,23 @@ def test_dates_are_conditions_too() -> None:
     ]
 
 
-def test_a_row_without_cells_has_nothing_odd() -> None:
-    scores = tb.Scores(np.zeros(1), np.zeros(1), np.ones(1), np.array([[np.nan, np.nan]]))
-    assert score_table(scores, ("a", "b"), 1)["oddest_1"] == [None]
+def test_rows_without_cells_and_usual_cells_have_nothing_odd() -> None:
+    surprise = np.array([[np.nan, np.nan], [-2.0, -0.5], [-2.0, 3.0]])
+    table = score_table(tb.Scores(np.zeros(3), np.zeros(3), np.ones(3), surprise), ("a", "b"), 2)
+    assert table["oddest_1"] == [None, None, "b"] and table["oddest_2"] == [None] * 3
+    np.testing.assert_array_equal(table["surprise_1"], [np.nan, np.nan, 3.0])
+
+
+def test_holes_that_stay_and_rows_with_holes_are_told_of(tmp_path: Path) -> None:
+    run, _, _ = learnt()
+    given = {name: [None if name in ("name", "sex") else cells[0]] for name, cells in people(1).to_pydict().items()}
+    tb.write_table(tmp_path / "one.parquet", pa.table(given, people().schema))
+    outcome = call("impute", run, tmp_path / "one.parquet", "--out", tmp_path / "whole.csv")
+    assert (
+        "note: column 'name' was left out, it looks like an identifier, 400 values in 400 rows: its 1 hole stays" in outcome.err
+    )
+    outcome = call("score", run, tmp_path / "one.parquet", "--out", tmp_path / "scores.csv")
+    assert "note: 1 row has missing cells" in outcome.err
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:

@@ -192,8 +192,8 @@ def paired(errors: Errors) -> str:
     """Return by how much MIWAE's errors are above ours on the same cells, mean ± standard error over the seeds of both."""
     told = []
     for name, own in errors["MIWAE"].items():
-        both = zip(own, errors[OURS][name], strict=False)  # one of them may be of fewer seeds, the first ones
-        above = np.subtract(*zip(*both, strict=True))
+        seeds = min(len(own), len(errors[OURS][name]))  # one of them may be of fewer seeds, the first ones
+        above = np.subtract(own[:seeds], errors[OURS][name][:seeds])
         told.append(f"{name} {above.mean():.3f} ± {above.std(ddof=1) / len(above) ** 0.5:.3f}")
     return "MIWAE − tightbound: " + ", ".join(told)
 

@@ -64,7 +64,7 @@ def ours(train: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float]:
     started = time.perf_counter()
     density = tb.VAEDensity(**SETTINGS, random_state=seed).fit(train.replace("?", UNKNOWN))
     seconds = time.perf_counter() - started
-    rows = density.sample(len(train), random_state=seed).to_pandas()
+    rows = density.sample(len(train), random_state=seed)
     return rows.reindex(columns=train.columns).replace(UNKNOWN, "?"), seconds
 
 

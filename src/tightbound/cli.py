@@ -624,7 +624,7 @@ def impute(
     files.write_table(out, filled)
     times = f", {imputations} times: column 'imputation' tells them apart" if imputations else ""
     typer.echo(f"{out}: {len(rows):,} rows, {schema.holes(table):,} cells filled{times}")
-    for note in rows.notes:
+    for note in (*rows.notes, *schema.unfilled(table)):
         _complain(f"note: {note}")
 
 
@@ -653,7 +653,8 @@ def score(
         f"the run, from {least:.2g} (odd) to 1: of rows like those at most a share α has p_value ≤ α; surprise in nats"
     )
     holes = int((~rows.observed).any(axis=1).sum()) if rows.observed is not None else 0
-    for note in (*rows.notes, *([f"{holes:,} rows have missing cells; {LESS_ODD}"] if holes else [])):
+    told = f"{'1 row has' if holes == 1 else f'{holes:,} rows have'} missing cells; {LESS_ODD}"
+    for note in (*rows.notes, *([told] if holes else [])):
         _complain(f"note: {note}")
 
 
@@ -736,7 +737,7 @@ def _row_writer(out: Path, stored: Any, *, drawn: bool = False) -> Callable[[Any
     if sites.kind == "mixed" and out.suffix != ".npy":
         table, files = _part("settings").table_of(stored), _part("data.tablefiles")
         outputs.check_output(out, (".npy", *_part("data.load").TABLE_SUFFIXES))
-        return lambda rows: files.write_table(out, table.decode(rows))
+        return lambda rows: files.write_table(out, table.decode(rows, library="pyarrow"))
     outputs.check_output(out, (*outputs.ROW_FORMATS, ".png") if drawn and sites.is_image else outputs.ROW_FORMATS)
     return lambda rows: outputs.write_rows(out, outputs.compact(rows, sites) if drawn else rows, sites, _names(stored))
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -173,9 +174,7 @@ class _Estimator(BaseEstimator):
 
     def _fit(self, X: Any, sample_weight: Any, held_out: float) -> Dataset:
         """Train and return the rows that were held out."""
-        if not isinstance(self.members, int | np.integer) or self.members < 1:
-            told = f"expected a whole number of at least 1, got {self.members!r}"
-            raise SpecError(type(self).__name__, (("members", told),))
+        self._check()
         data = self._read(X, reset=True, sample_weight=sample_weight)
         if sample_weight is not None:
             data = data.take(_repeated(sample_weight, len(data)))
@@ -184,9 +183,6 @@ class _Estimator(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         split = data.split(self.validation, held_out, seed)
         rows, checked = data.take(split.train), data.take(split.validation)
-        if not np.iterable(self.hidden) or isinstance(self.hidden, str):
-            told = f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"
-            raise SpecError(type(self).__name__, (("hidden", told),))
         network = MLP(hidden=tuple(self.hidden))
         latent = default_latent(data.sites) if self.latent is None else self.latent
         spec = VAE(sites=data.sites, latent=latent, encoder=network, decoder=network, **self._distributions(data.sites))
@@ -203,6 +199,18 @@ class _Estimator(BaseEstimator):
 
         self.models_ = tuple(map(trained, range(self.members)))
         return data.take(split.test)
+
+    def _check(self) -> None:
+        """Raise :class:`SpecError` for parameters that no other part of the package looks at, before any row is read."""
+        problems = []
+        if not isinstance(self.members, int | np.integer) or self.members < 1:
+            problems.append(("members", f"expected a whole number of at least 1, got {self.members!r}"))
+        if not np.iterable(self.hidden) or isinstance(self.hidden, str):
+            problems.append(("hidden", f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"))
+        if not isinstance(self.false_alarms, Real) or not 0.0 < self.false_alarms < 1.0:
+            problems.append(("false_alarms", f"expected a share between 0 and 1, got {self.false_alarms!r}"))
+        if problems:
+            raise SpecError(type(self).__name__, tuple(problems))
 
     @property
     def model_(self) -> Model:
@@ -276,7 +284,7 @@ class _Estimator(BaseEstimator):
         return float(np.mean(self.score_samples(X)))
 
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> Any:
-        """Return rows drawn from the model, as an array or as a pyarrow table, as it was fitted on.
+        """Return rows drawn from the model, as an array or as a table of the library that it was fitted on.
 
         Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
         """
@@ -300,14 +308,21 @@ class _Estimator(BaseEstimator):
 
     def impute(self, X: Any) -> Any:
         """Return X with its missing cells at their expectation given the others, a category at its most probable value."""
-        data = self.dataset(X)
+        data = self._with_holes(X)
         return self._filled(X, data, impute(self.models_, data, draws=self.draws))
 
     def impute_draws(self, X: Any, count: int, random_state: int = 0) -> list[Any]:
         """Return X ``count`` times, its missing cells drawn from p(missing | seen)."""
-        data = self.dataset(X)
+        data = self._with_holes(X)
         drawn = complete(self.models_, data, count, draws=max(self.draws, 10 * count), seed=random_state)
         return [self._filled(X, data, x) for x in drawn.x]
+
+    def _with_holes(self, X: Any) -> Dataset:
+        """Return X as rows of sites, and warn of holes that stay."""
+        data = self.dataset(X)
+        for note in self.schema_.unfilled(X) if isinstance(self.schema_, TableSchema) else ():
+            warnings.warn(note, UserWarning, stacklevel=4)
+        return data
 
     def _filled(self, X: Any, data: Dataset, x: np.ndarray) -> Any:
         if isinstance(self.schema_, TableSchema):
@@ -422,9 +437,6 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn the model of the rows of X, and how improbable rows like them are."""
-        if not 0.0 < self.false_alarms < 1.0:
-            told = f"expected a share between 0 and 1, got {self.false_alarms}"
-            raise SpecError(type(self).__name__, (("false_alarms", told),))
         held = self._fit(X, sample_weight, self.calibration)
         self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
         # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.

@@ -270,7 +270,7 @@ class Sites(Spec):
         """Return one line for people: how many sites, of which kind."""
         grid = "×".join(map(str, self.shape))
         if self.parts:
-            missing = ", with missing cells" if self.missing else ""
+            missing = ", any of which may be missing" if self.missing else ""
             return f"{self.count} sites: {'; '.join(part.sites.describe() for part in self.parts)}{missing}"
         values = {
             "binary": "values 0 or 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
@@ -64,8 +65,8 @@ class Scores(NamedTuple):
 def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
     """Return the conditions in a text such as ``age=30..40,sex=F``: values, a|b for several, low..high or one end of it.
 
-    Raises :class:`SpecError` for a text of another form, :class:`DataError` for columns and values that the table does not
-    have.
+    A comma or a bar within double quotes is part of a value: ``town="Halle, Saale"``. Raises :class:`SpecError` for a text of
+    another form, :class:`DataError` for columns and values that the table does not have.
 
     >>> import pyarrow
     >>> from tightbound.data.frames import infer
@@ -73,7 +74,9 @@ def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
     >>> [condition.codes for condition in conditions(schema, "age=30..,sex=F|M")]
     [(), (0.0, 1.0)]
     """
-    found = tuple(_condition(schema, part.strip()) for part in text.split(",") if part.strip())
+    if text.count('"') % 2:
+        raise SpecError("given", (("", f"a quote is not closed in '{text}'"),))
+    found = tuple(_condition(schema, part) for part in _apart(text, ","))
     numbers = [condition.number for condition in found]
     twice = sorted({schema.names[number] for number in numbers if numbers.count(number) > 1})
     if twice:
@@ -97,14 +100,26 @@ def ends(schema: TableSchema, given: Sequence[Condition]) -> dict[int, tuple[flo
     return found
 
 
+def _apart(text: str, mark: str) -> list[str]:
+    """Return what stands between the marks that are not in quotes, without the empty parts."""
+    parts = re.findall(rf'(?:[^"{mark}]|"[^"]*")+', text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _unquoted(word: str) -> str:
+    return word.replace('"', "").strip()
+
+
 def _condition(schema: TableSchema, text: str) -> Condition:
     name, equals, wanted = (part.strip() for part in text.partition("="))
+    name = _unquoted(name)
     if not equals or not wanted:
         raise SpecError("given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
     column = schema.column(name)
     number = schema.columns.index(column)
-    if column.values and ".." not in wanted:
-        return Condition(number, -math.inf, math.inf, tuple(_code(column, word.strip()) for word in wanted.split("|")))
+    if column.values and (".." not in wanted or '"' in wanted):
+        words = map(_unquoted, _apart(wanted, "|"))
+        return Condition(number, -math.inf, math.inf, tuple(_code(column, word) for word in words))
     low, dots, high = wanted.partition("..")
     if column.values and column.kind != "ordinal":
         raise DataError(f"column '{name}' has no order to take {wanted} from; name its values: {', '.join(column.values[:10])}")
@@ -221,13 +236,17 @@ def surprise(
 
 
 def score_table(found: Scores, names: Sequence[str], oddest: int = 3) -> dict[str, Any]:
-    """Return scores as columns: log p(x) and its error, the p-value, and the cells least expected given the others, in nats."""
-    order = np.argsort(np.where(np.isnan(found.surprise), np.inf, -found.surprise), axis=1)[:, :oddest]
+    """Return scores as columns: log p(x) and its error, the p-value, and the cells least expected given the others, in nats.
+
+    Cells that are expected as much as is usual are not named.
+    """
+    surprise = np.where(found.surprise > 0.0, found.surprise, np.nan)
+    order = np.argsort(np.where(np.isnan(surprise), np.inf, -surprise), axis=1)[:, :oddest]
     numbers = {"log_p": found.log_evidence, "log_p_se": found.se, "p_value": found.p_value}
     columns: dict[str, Any] = {name: values.astype(np.float64) for name, values in numbers.items()}
     for place in range(order.shape[1]):
         at = order[:, place]
-        nats = np.take_along_axis(found.surprise, at[:, None], axis=1)[:, 0].astype(np.float64)
+        nats = np.take_along_axis(surprise, at[:, None], axis=1)[:, 0].astype(np.float64)
         columns[f"oddest_{place + 1}"] = [names[j] if np.isfinite(n) else None for j, n in zip(at, nats, strict=True)]
         columns[f"surprise_{place + 1}"] = nats
     return columns

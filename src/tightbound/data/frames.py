@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from tightbound.data.arrays import Dataset
+from tightbound.data.held import as_word, described, empty_columns, made, scattered
 from tightbound.data.raw import MARKERS
 from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
@@ -209,7 +210,8 @@ class LeftOut(Spec):
 class TableSchema(Spec):
     """What the columns of a table are: those that a model sees, those left out, and the ``order`` in which they stood.
 
-    ``markers`` are the words that stand for a missing cell, besides null and NaN, whatever their case.
+    ``markers`` are the words that stand for a missing cell, besides null and NaN, whatever their case. ``library`` is the one
+    whose table it was, and ``types`` those of its columns, as :func:`~tightbound.data.held.described` has them.
     """
 
     kind: Literal["table"] = "table"
@@ -217,6 +219,8 @@ class TableSchema(Spec):
     left_out: tuple[LeftOut, ...] = ()
     order: tuple[str, ...]
     markers: tuple[str, ...] = MARKERS
+    library: str = "pyarrow"
+    types: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -297,19 +301,17 @@ class TableSchema(Spec):
         sites = self.sites(units=units)
         return Dataset(x, sites, observed, labels=labels, names=self.names, source=source, notes=tuple(notes))
 
-    def decode(self, x: np.ndarray, *, like: Any = None, backend: str = "pyarrow") -> Any:
+    def decode(self, x: np.ndarray, *, like: Any = None, library: str | None = None) -> Any:
         """Return rows of sites (n, D) as a table in the user's units, with the columns in their order and their types.
 
-        NaN stands for a missing cell. The table is of the kind of ``like``, or else of ``backend``. A column of one value
-        has it again; other columns that were left out are not there.
+        NaN stands for a missing cell. The table is one of the library that training saw, of ``library``, or of that of
+        ``like``. A column of one value has it again; other columns that were left out are not there.
         """
-        if like is not None:
-            backend = as_frame(like).implementation.value
-        known = {column.name: (column.cells(x[:, number]), column.dtype) for number, column in enumerate(self.columns)}
-        for out in self.left_out:
-            if out.value is not None:
-                known[out.name] = ([_typed(out.value, out.dtype)] * len(x), out.dtype)
-        series = {name: _series(name, *known[name], backend) for name in self.order if name in known}
+        library = library or (self.library if like is None else as_frame(like).implementation.value)
+        cells = {column.name: column.cells(x[:, number]) for number, column in enumerate(self.columns)}
+        cells |= {out.name: [_typed(out.value, out.dtype)] * len(x) for out in self.left_out if out.value is not None}
+        types = empty_columns(self.types, library)
+        series = {name: made(name, cells[name], library, types.get(name)) for name in self.order if name in cells}
         return nw.from_dict(series).to_native()
 
     def within(self, x: np.ndarray, ends: Mapping[int, tuple[float, float]] = MappingProxyType({})) -> np.ndarray:
@@ -326,6 +328,16 @@ class TableSchema(Spec):
         frame = as_frame(table)
         return sum(int((~Cells(frame[name], self.markers).seen).sum()) for name in self.names)
 
+    def unfilled(self, table: Any) -> list[str]:
+        """Return what to tell people of holes that :meth:`fill` leaves: those in columns that no model sees."""
+        frame, notes = as_frame(table), []
+        for out in self.left_out:
+            holes = int((~Cells(frame[out.name], self.markers).seen).sum()) if out.name in frame.columns else 0
+            if holes:
+                stay = "1 hole stays" if holes == 1 else f"{holes:,} holes stay"
+                notes.append(f"column '{out.name}' was left out, {out.reason}: its {stay} as it was")
+        return notes
+
     def fill(self, table: Any, x: np.ndarray) -> Any:
         """Return a table with its missing cells filled from sites (n, D), ends as by :meth:`within`, all else as it stands.
 
@@ -337,8 +349,8 @@ class TableSchema(Spec):
             cells = Cells(frame[column.name], self.markers)
             holes = np.flatnonzero(~cells.seen)
             if len(holes):
-                made = column.cells(column.within(x[holes, number]), cells)
-                filled.append(_scattered(frame[column.name], holes, made))
+                new = column.cells(column.within(x[holes, number]), cells)
+                filled.append(scattered(frame[column.name], holes, new))
         return frame.with_columns(*filled).to_native() if filled else frame.to_native()
 
     def lines(self) -> list[tuple[str, str, str]]:
@@ -395,7 +407,7 @@ def infer(
         raise DataError(f"markers are a list of words that stand for a missing cell, got {markers!r}")
     if not isinstance(columns, Mapping | None) or not all(isinstance(name, str) for name in columns or ()):
         raise DataError(f"columns says by name what a column is, such as {{'age': 'real'}}, got {columns!r}")
-    markers = [_as_word(marker) for marker in markers]
+    markers = [as_word(marker) for marker in markers]
     overrides = {name: _override(name, given) for name, given in (columns or {}).items()}
     unknown = sorted(set(overrides) - set(frame.columns))
     if unknown:
@@ -408,7 +420,15 @@ def infer(
         raise DataError(
             "no column of the table can be modelled: " + "; ".join(f"'{out.name}': {out.reason}" for out in left_out)
         )
-    return TableSchema(columns=kept, left_out=left_out, order=tuple(names), markers=tuple(markers))
+    made_again = [column.name for column in kept] + [out.name for out in left_out if out.value is not None]
+    return TableSchema(
+        columns=kept,
+        left_out=left_out,
+        order=tuple(names),
+        markers=tuple(markers),
+        library=frame.implementation.value,
+        types=described(frame.select(made_again)),
+    )
 
 
 def as_frame(table: Any) -> nw.DataFrame[Any]:
@@ -443,11 +463,13 @@ class Cells:
         self.series = series
         dtype = series.dtype
         self.dtype, self.seen = str(dtype), ~series.is_null().to_numpy().astype(bool)
-        if dtype == nw.Object:
-            self.dtype = _of_objects(series.drop_nulls().to_list())
+        if dtype in (nw.Object, nw.Unknown):
+            self.dtype = _of_objects(series.drop_nulls().to_list(), self.dtype)
+        elif dtype == nw.Decimal:
+            self.dtype = _of_objects(series.drop_nulls().head(1).to_list(), self.dtype)  # all have as many places
         if self.dtype == "Boolean":
             self.numbers = self._each(series, float)
-        elif dtype.is_numeric() or self.dtype in ("Int64", "Float64"):
+        elif dtype.is_numeric() or self.dtype.startswith(("Int64", "Float64", "Decimal")):
             self.numbers = self._as_doubles(series)
             self.seen &= ~(np.isnan(self.numbers) | np.isin(self.numbers, list(_numbers_among(markers))))
         elif self.is_moment:
@@ -463,7 +485,7 @@ class Cells:
             self.numbers = np.where(self.seen, self.numbers, np.nan)
 
     def _as_doubles(self, series: nw.Series[Any]) -> np.ndarray:
-        if series.dtype == nw.Object:
+        if series.dtype in (nw.Object, nw.Unknown):
             return self._each(series, float)
         try:
             numbers = series.cast(nw.Float64).to_numpy()
@@ -538,14 +560,17 @@ class Cells:
         return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def _of_objects(cells: list[Any]) -> str:
-    """Return the type of cells that pandas holds as objects: it has none of its own for days, and may mix numbers with None."""
+def _of_objects(cells: list[Any], otherwise: str) -> str:
+    """Return the type of the cells themselves, where a library has none for them, as pandas for days and exact decimals."""
     kinds = {type(cell) for cell in cells}
     if kinds in ({date}, {bool}):
         return "Date" if kinds == {date} else "Boolean"
+    if kinds == {Decimal}:
+        places = [-exponent for cell in cells if isinstance(exponent := cell.as_tuple().exponent, int)]
+        return f"Decimal(scale={max(places, default=0)})"
     if kinds and all(issubclass(kind, Real) and kind is not bool for kind in kinds):
         return "Int64" if all(issubclass(kind, Integral) for kind in kinds) else "Float64"
-    return "Object"
+    return otherwise
 
 
 def seconds_or_days(cell: date | datetime) -> float:
@@ -603,49 +628,6 @@ def _moment(seconds: float, dtype: str) -> datetime:
     return moment if "time_zone=" in dtype and "time_zone=None" not in dtype else moment.replace(tzinfo=None)
 
 
-def _series(name: str, values: list[Any], dtype: str, backend: Any) -> Any:
-    """Return a column of the type that it was read with; types that cannot be named again are left to the library."""
-    short = dtype.partition("(")[0]
-    if short == "Decimal":  # what is computed has no decimals that are exact
-        short, values = "Float64", [None if value is None else float(value) for value in values]
-    missing = any(value is None for value in values)
-    if short == "Datetime":
-        zone, unit = re.search(r"time_zone='(.*?)'", dtype), re.search(r"time_unit='(\w+)'", dtype)
-        wanted: Any = nw.Datetime(unit[1] if unit else "us", zone[1] if zone else None)  # type: ignore[arg-type]
-    elif re.fullmatch(r"U?Int\d+|Float\d+|Boolean|Date|Time|String|Categorical", short):
-        # pandas holds days and times as objects, and whole numbers and truth values with missing cells as floats and objects.
-        plain = backend == "pandas" and (short in ("Date", "Time") or (missing and short not in ("String", "Categorical")))
-        wanted = None if plain else getattr(nw, short)
-    else:
-        wanted = None
-    return nw.new_series(name, values, wanted, backend=backend)
-
-
-def _scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any]) -> nw.Series[Any]:
-    """Return a column with other values at some rows, of its own type if that can hold them, else of one that can."""
-    known = [number for number, value in enumerate(values) if value is not None]
-    values, at, backend = [values[number] for number in known], at[known], series.implementation.value
-    if not values:
-        return series
-    for build in (
-        lambda: series.scatter(at, nw.new_series(series.name, values, series.dtype, backend=backend)),
-        lambda: series.scatter(at, nw.new_series(series.name, values, backend=backend)),
-        lambda: nw.new_series(series.name, _replaced(series.to_list(), at, values), backend=backend),
-    ):
-        with contextlib.suppress(Exception), warnings.catch_warnings():  # each library has errors of its own
-            warnings.simplefilter("error", FutureWarning)
-            built = build()
-            if not built.is_null().to_numpy()[at].any():  # as where polars cannot hold a number
-                return built
-    raise DataError(f"column '{series.name}' is of type {series.dtype}, which cannot hold a cell such as {values[0]!r}")
-
-
-def _replaced(cells: list[Any], at: np.ndarray, values: list[Any]) -> list[Any]:
-    for row, value in zip(at.tolist(), values, strict=True):
-        cells[row] = value
-    return cells
-
-
 def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
     if np.isinf(numbers).any():
         raise DataError(f"column '{name}' has infinite values; replace them, or mark them as missing")
@@ -672,7 +654,7 @@ def _check_values(name: str, kind: str, values: Any, **_: Any) -> None:
         raise DataError(f"column '{name}' of kind '{kind}' has no values to name; {', '.join(LEVELLED)} have")
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str | int | float) for v in values):
         raise DataError(f"column '{name}': values are a list of words or numbers, got {values!r}")
-    words = [_as_word(value) for value in values]
+    words = [as_word(value) for value in values]
     twice = sorted({word for word in words if words.count(word) > 1})
     if twice:
         raise DataError(f"column '{name}': values has {', '.join(map(repr, twice))} more than once")
@@ -689,11 +671,6 @@ def _check_measured(name: str, kind: str, atoms: Any = (), step: Any = 0.0, **_:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _as_word(value: Any) -> str:
-    """Return a value that somebody names as the word that its cells have: whole numbers without a decimal point."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[Any] = (), **numbers: Any) -> Column | LeftOut:
@@ -719,7 +696,7 @@ def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[An
         count = int(cells.seen.sum())
         reason = f"it looks like an identifier, {len(found):,} values in {count:,} rows"
         return LeftOut(name=name, reason=reason, dtype=cells.dtype)
-    return _column(name, chosen, cells, found, [_as_word(value) for value in values], numbers)
+    return _column(name, chosen, cells, found, [as_word(value) for value in values], numbers)
 
 
 def _suggest(cells: Cells, values: list[Any]) -> ColumnKind | None:

@@ -26,6 +26,7 @@ __all__ = ["as_table", "read_table", "require_table_name", "stacked", "write_tab
 # pyarrow compares as it stands; what remains of the markers is found afterwards, whatever its case.
 _SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), word.capitalize())] + ["NaN"]
 _LARGEST_BLOCK = 2**31 - 1
+_BLOCK = 2**24  # bytes that are read together to be counted
 _HEAD = 100  # lines in which the names and a first row are looked for
 _SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
@@ -111,6 +112,7 @@ def _read_csv(path: Path) -> pa.Table:
             pyarrow.csv.ConvertOptions(null_values=_SPELLINGS, strings_can_be_null=True, **text),
         )
 
+    _refuse_open_quote(path, mark)
     try:
         table = read()
     except pa.ArrowInvalid:
@@ -152,6 +154,21 @@ def _refuse_ragged(path: Path, mark: str, width: int) -> None:
         for cells in reader:
             if cells and len(cells) != width:
                 raise DataError(f"'{path}', line {reader.line_num}: {len(cells)} cells, expected {width} as in the first line")
+
+
+def _refuse_open_quote(path: Path, mark: str) -> None:
+    """Raise :class:`DataError` when a quote is never closed: all rows below it would be one cell."""
+    with path.open("rb") as file:
+        if sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK), b"")) % 2 == 0:
+            return
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader, line = csv.reader(file, delimiter=mark, strict=True), 1
+        try:
+            for _ in reader:
+                line = reader.line_num + 1
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field limit" in str(error):
+                raise DataError(f"'{path}', line {line}: a quote is opened there and never closed") from None
 
 
 def _numbered(count: int) -> list[str]:
