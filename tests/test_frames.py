@@ -144,6 +144,27 @@ def test_times_with_a_zone_keep_it() -> None:
     assert max(abs(a - b) for a, b in zip(back["t"].to_list(), moments, strict=True)) < timedelta(seconds=1)
 
 
+def test_moments_that_are_whole_days_hours_or_minutes_stay_so() -> None:
+    minutes = RNG.integers(0, 9000, ROWS).tolist()
+    steps = {
+        "days": timedelta(days=1),
+        "hours": timedelta(hours=1),
+        "minutes": timedelta(minutes=1),
+        "seconds": timedelta(seconds=1),
+    }
+    table = {name: [datetime(2020, 1, 1) + number * step for number in minutes] for name, step in steps.items()}
+    table["date"] = [moment.date() for moment in table["days"]]
+    table["parts"] = [datetime(2020, 1, 1) + timedelta(seconds=number / 7) for number in minutes]
+    schema = infer(pl.DataFrame(table))
+    assert [line[2].split("; ")[-1] for line in schema.lines()] == [
+        *(f"whole {name}" for name in steps), "whole days", "seconds since 1970-01-01",
+    ]  # fmt: skip
+    x = schema.encode(pl.DataFrame(table)).x
+    shifted = schema.decode(x + 0.3 * np.array([column.step / column.scale for column in schema.columns]))
+    for name in (*steps, "date"):
+        assert shifted[name].to_list() == table[name]
+
+
 def test_columns_are_found_by_name_and_new_levels_are_missing() -> None:
     schema = infer(pd.DataFrame(TABLE))
     shuffled = pd.DataFrame(TABLE)[sorted(TABLE)].assign(town=["Rome", *TABLE["town"][1:]], visits=[-1, *TABLE["visits"][1:]])

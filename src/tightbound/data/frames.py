@@ -60,6 +60,7 @@ DAY = 86_400.0  # seconds
 SINGLE = 2.0**-22  # what single precision keeps of a site of a few units, with a bit to spare
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
+WHOLE = {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
 CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
@@ -761,6 +762,11 @@ def _step(values: np.ndarray, often: np.ndarray) -> float:
     return 0.0
 
 
+def _moment_step(values: np.ndarray, often: np.ndarray) -> float:
+    """Return what all moments are multiples of, in their unit: whole days, hours, minutes or seconds; else 0."""
+    return next((step for step in WHOLE if not np.any(values % step)), 0.0)
+
+
 def _skewness(numbers: np.ndarray) -> float:
     numbers = numbers / (np.abs(numbers).max() or 1.0)
     centred = numbers - numbers.mean()
@@ -793,8 +799,9 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
             raise DataError(f"column '{name}' is not positive: it has {found[0]:g}; choose kind 'real'")
         if any(atom <= 0 for atom in given["atoms"]):
             raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
-    elif not cells.is_moment:
-        given["step"] = float(measured["step"] if "step" in measured else _step(*cells.counted))
+    else:
+        found_step = _moment_step if cells.is_moment else _step
+        given["step"] = float(measured["step"] if "step" in measured else found_step(*cells.counted))
     others = numbers[~np.isin(numbers, given["atoms"])]
     usual = others if len(others) else numbers
     shift, scale = _units(np.log(usual) if kind == "positive" else usual)
@@ -817,6 +824,7 @@ def _contents(column: Column) -> str:
         shown = ", ".join(column.values[:5]) + (", …" if len(column.values) > 5 else "")
         return f"{len(column.values):,} values: {shown}"
     text = {"real": "real numbers", "positive": "positive numbers, by their logarithm", "count": "0, 1, 2, …"}[column.kind]
-    step = f"in steps of {column.step:g}" if column.step else ""
+    whole = WHOLE.get(column.step, "") if column.unit.startswith("seconds") else "days"
+    step = f"whole {whole}" if column.unit and whole else f"in steps of {column.step:g}"
     atoms = f"often {', '.join(f'{atom:g}' for atom in column.atoms)}" if column.atoms else ""
-    return "; ".join(part for part in (text, column.unit, step, atoms) if part)
+    return "; ".join(part for part in (text, column.unit, step if column.step else "", atoms) if part)
