@@ -243,6 +243,18 @@ def test_what_does_not_fit_is_refused(table: dict[str, list], columns: dict[str,
         infer(pd.DataFrame(table), columns=columns)
 
 
+@pytest.mark.parametrize(
+    "words", [["9", "10", "-1", "-2", "0.5"], ["-0002", "-0001", "00000", "00010"], ["low", "high", "9", "10"]]
+)
+def test_words_that_are_numbers_have_the_order_of_numbers(words: list[str]) -> None:
+    """It is the order of an ordinal: in that of text, 10 would come before 9, and −1 before −2."""
+    table = pd.DataFrame({"level": words * 3, "size": np.arange(3.0 * len(words)) ** 1.5})
+    numeric = "low" not in words
+    (level, _) = infer(table, columns={"level": "ordinal", "size": "real"}).columns
+    assert level.values == tuple(sorted(words, key=float) if numeric else sorted(words))
+    assert infer(table, columns={"level": "category", "size": "real"}).column("level").values == level.values
+
+
 def test_names_that_occur_twice_and_what_is_no_table_are_refused() -> None:
     with refused("'a'", error=DataError):
         infer(pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["a", "a"]))

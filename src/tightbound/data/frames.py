@@ -526,11 +526,15 @@ class Cells:
         return self.dtype == "Boolean" or set(self.distinct()[:3]) <= sides
 
     def distinct(self) -> list[Any]:
-        """Return the different values that are seen, in order."""
+        """Return the different values that are seen, in order: that of numbers for words that are numbers, such as 9 and 10."""
         if self.numbers is not None:
             return self.counted[0].tolist()
         assert self.text is not None
-        return sorted(set(self.text[self.seen].tolist()))
+        words = sorted(set(self.text[self.seen].tolist()))
+        try:
+            return sorted(words, key=float)
+        except ValueError:
+            return words
 
     @cached_property
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
