@@ -387,7 +387,9 @@ def test_numbers_in_other_units_are_noted() -> None:
     assert not schema.encode(table).notes and not schema.encode(new[:4]).notes
 
 
-LONG = re.compile("nanoseconds|milliseconds|Int64|decimal|uint64|polars zone")  # of more digits than a site holds
+LONG = re.compile(
+    "nanoseconds|milliseconds|Int64|decimal|uint64|polars zone|pandas moments"
+)  # of more digits than a site holds
 MOMENT = datetime(2020, 1, 1, 8, 30, 15, 123456)
 HELD = {
     "pandas nanoseconds": pd.Series(pd.to_datetime(["2020-01-01 00:00:00.123456789", None, "2021-01-01 00:00:00.000000001"])),
@@ -424,6 +426,13 @@ HELD = {
     "pandas arrow zone": pd.Series(pd.to_datetime(["2020-01-01", None, "2021-01-01"]))
     .dt.tz_localize("Europe/Berlin")
     .astype(pd.ArrowDtype(pa.timestamp("ms", "Europe/Berlin"))),
+    "pandas arrow text": pd.Series(["a", None, "b"], dtype=pd.ArrowDtype(pa.string())),
+    "pandas arrow decimal": pd.Series([Decimal("1.50"), None, Decimal(3)], dtype=pd.ArrowDtype(pa.decimal128(10, 2))),
+    "pandas arrow dictionary": pd.Series(["a", None, "b"], dtype=pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string()))),
+    "pandas New York": pd.Series(pd.to_datetime(["2020-01-01", None, "2021-01-01"])).dt.tz_localize("America/New_York"),
+    "pandas times": pd.Series([time(8), None, time(9)], dtype=object),
+    "pandas moments": pd.Series([datetime(2020, 1, 1, 8), None, datetime(9999, 12, 31, 23, 59, 59)], dtype=object),
+    "pandas truth of numpy": pd.Series([np.bool_(True), None, np.bool_(False)], dtype=object),
     "polars categories": pl.Series(["a", None, "b"], dtype=pl.Categorical),
     "polars zone": pl.Series([MOMENT.replace(tzinfo=UTC), None, datetime(2021, 1, 1, tzinfo=UTC)]).dt.convert_time_zone(
         "Asia/Tokyo"
@@ -486,6 +495,44 @@ def test_types_that_arrow_does_not_have_are_left_to_the_library() -> None:
         schema = infer(table)
         back = schema.decode(schema.encode(table).x)
         assert back["a"].tolist() == table["a"].tolist() and (type_ is None or back["b"].dtype == type_)
+    table = pd.DataFrame({"a": pd.cut(np.arange(30) % 7, 3), "b": pd.array([1, 2, 30] * 10, dtype="Int8")})
+    schema = infer(table)
+    back = schema.decode(schema.encode(table).x)
+    assert back["a"].tolist() == [str(cell) for cell in table["a"]] and back["b"].dtype == "Int8"
+
+
+def test_columns_of_one_value_come_back_to_the_last_digit() -> None:
+    one = {"key": 2**62 + 1, "text": "1.50", "day": date(2020, 2, 29), "moment": MOMENT, "price": Decimal("1.50"), "on": True}
+    table = pa.table({"size": [0.5, 1.5, 2.5], **{name: [value] * 3 for name, value in one.items()}})
+    schema = infer(table)
+    assert {out.name: out.value for out in schema.left_out}["moment"] == "2020-01-01 08:30:15.123456"
+    back = schema.decode(schema.encode(table).x)
+    assert back.select(list(one)).equals(table.select(list(one)))
+    gone = pd.DataFrame({"size": [0.5, 1.5, 2.5], "delay": pd.to_timedelta([0, 0, 0])})
+    assert list(infer(gone).decode(np.zeros((2, 1))).columns) == ["size"]
+
+
+def test_days_and_moments_are_the_same_words() -> None:
+    """Where dates are categories or levels, whichever of them training saw."""
+    days = [date(2020, 1, 1 + number % 3) for number in range(9)]
+    moments = [datetime(day.year, day.month, day.day) for day in days]
+    for trained, given in ((days, moments), (moments, days)):
+        table = pa.table({"size": np.arange(9) + 0.5, "day": trained})
+        named = ["2020-01-03", "2020-01-01", "2020-01-02"]
+        schema = infer(table, columns={"day": {"kind": "ordinal", "values": named}, "size": "real"})
+        assert infer(table, columns={"day": "category"}).column("day").values == tuple(sorted(named))
+        other = pa.table({"size": np.arange(9) + 0.5, "day": pa.array([None, *given[1:]])})
+        data = schema.encode(other)
+        assert not data.notes and schema.fill(other, schema.encode(table).x)["day"].to_pylist() == given
+        assert schema.decode(schema.encode(table).x)["day"].to_pylist() == trained
+
+
+def test_made_numbers_are_never_beyond_what_was_seen() -> None:
+    for seed in range(50):
+        seen = np.exp(np.random.default_rng(seed).normal(5, 1 + seed % 3, 40))
+        schema = infer(pl.DataFrame({"a": seen}))
+        back = schema.decode(schema.within(np.array([[1e6], [-1e6]])))["a"].to_list()
+        assert back == [seen.max(), seen.min()]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import tightbound as tb
 from data_checks import refused
 from running import LEAN, call, sha256, shared
 from tightbound.errors import DataError, SpecError
+from tightbound.settings import read_schema, schema_toml
 from tightbound.tabular import ends, score_table
 
 ROWS = 400
@@ -112,9 +113,11 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
             "delta": [-0.5, 0.25],
         }),
         ('pipe,count\n5" long,1\n"6"" long",2\n', {"pipe": ['5" long', '6" long'], "count": [1, 2]}),
+        ('a,b\n1,5"\n2,"' + 70_000 * "z\n" + '"\n3,x\n', {"a": [1, 2, 3], "b": ['5"', (70_000 * "z\n").strip(), "x"]}),
     ],
     ids=[
         "blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number", "inches",
+        "a long cell",
     ],
 )  # fmt: skip
 def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, columns: dict[str, list]) -> None:
@@ -125,14 +128,22 @@ def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, column
     assert tb.read_table(tmp_path / "again.csv").to_pydict() == columns
 
 
+OPEN = [
+    (3, b'a,b\n1,x\n2,"y\n3,z\n4,x\n'),
+    (5, b'a,b\n1,"x\ny"\n2,y\n3,"z\n4,x\n'),
+    (3, b'a,b\n1,x\n"2,y\n' + 100_000 * b"3,z\n"),
+    (3, b'a,b\n1,5"\n2,"y\n3,z\n4,w\n'),
+    (2, b'a,b\n1,"x\n2,y\n3,"z\n4,w\n'),
+    (4, b'a,b\n1,"x"y\n2,5"\n2,"z\n3,w\n4,w\n'),
+]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"a,b\n1,x\n2,y\n3,K\xf6ln\n", "is not text in UTF-8"),
         (b"\n\n\n", "has no rows"),
-        (b'a,b\n1,x\n2,"y\n3,z\n4,x\n', "line 3: a quote is opened there and never closed"),
-        (b'a,b\n1,"x\ny"\n2,y\n3,"z\n4,x\n', "line 5: a quote is opened there and never closed"),
-        (b'a,b\n1,x\n"2,y\n' + 100_000 * b"3,z\n", "line 3: a quote is opened there and never closed"),
+        *((content, f"line {line}: a quote is opened there") for line, content in OPEN),
     ],
 )
 def test_files_that_hold_no_table_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -186,6 +197,15 @@ def test_a_schema_that_is_printed_can_be_read(tmp_path: Path) -> None:
     ]
     kinds = [[line.split()[:2] for line in text.splitlines()] for text in shown]
     assert printed.code == 0 and kinds[0] == kinds[1]
+
+
+def test_a_schema_that_is_printed_has_the_steps_and_atoms_that_were_asked_for(tmp_path: Path) -> None:
+    table = pa.table({"size": [1.0, 2.0, 3.0] * 30, "pay": [float(number % 9 + 1) ** 3 for number in range(90)]})
+    asked = {"size": {"kind": "real", "step": 0, "atoms": []}, "pay": {"kind": "positive", "atoms": []}}
+    schema = tb.infer(table, columns=asked)
+    (tmp_path / "s.toml").write_text(schema_toml(schema))
+    again = tb.infer(table, columns=read_schema(tmp_path / "s.toml")["columns"])
+    assert again == schema and not any(column.step or column.atoms for column in schema.columns)
 
 
 def test_the_spec_of_a_run_starts_the_same_run_again(tmp_path: Path) -> None:
@@ -306,7 +326,9 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("visits=40..30", "nothing of column 'visits' is in 40..30", DataError),
         ("visits=..inf", "cannot be inf", DataError),
         ("height=nan..", "cannot be nan", DataError),
-        ('sex="F', "a quote is not closed", SpecError),
+        ('sex="F', "has no value '\"F'", DataError),
+        ("sex=|", "expected COLUMN=VALUE", SpecError),
+        ('"sex="', "got '\"sex=\"'", SpecError),
         ("visits=30...40", "nothing of column 'visits' is in 30...40", DataError),
     ],
 )
@@ -336,8 +358,9 @@ def test_the_ends_of_a_range_need_not_be_values_of_the_column(given: str, rows: 
 
 
 def test_marks_within_quotes_are_part_of_a_value() -> None:
-    towns = ["Halle, Saale", "a|b", "1..2", "Ulm"]
-    schema = tb.infer(pa.table({"town": towns, "the size, cm": [1.5, 2.5, 3.5, 9.5]}), columns={"town": "category"})
+    towns = ["Halle, Saale", "a|b", "1..2", "Ulm", '5"']
+    table = pa.table({"town": towns, "the size, cm": [1.5, 2.5, 3.5, 9.5, 9.0], " a=b ": ["F", "M", "M", "M", "M"]})
+    schema = tb.infer(table, columns={"town": "category"})
 
     def meant(given: str) -> list[list[str]]:
         return [
@@ -347,6 +370,10 @@ def test_marks_within_quotes_are_part_of_a_value() -> None:
     assert meant('town="Halle, Saale"') == [["Halle, Saale"]]
     assert meant('town="a|b"|Ulm | "Halle, Saale",') == [["a|b", "Ulm", "Halle, Saale"]]
     assert meant('town="1..2", "the size, cm"=2..3') == [["1..2"], []]
+    assert meant('town=5"') == [['5"']] and meant('town=5"|Ulm') == meant('town="5"""|Ulm') == [['5"', "Ulm"]]
+    assert meant('" a=b "= "F"') == [["F"]]
+    (size,) = tb.conditions(schema, '"the size, cm"="2".."3.5"')
+    assert np.sum(size.holds(schema.encode(table).x.astype(np.float32))) == 2
 
 
 def test_where_a_range_is_open_draws_end_where_the_data_did() -> None:

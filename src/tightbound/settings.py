@@ -333,7 +333,7 @@ def schema_toml(schema: TableSchema) -> str:
         column = known.get(name)
         values = column.values if column else ()
         shown: Any = {"kind": kind, "values": list(values)} if kind in ("ordinal", "category") else kind.replace(" ", "-")
-        if column and (column.atoms or column.step):
+        if column and kind in ("real", "positive"):
             shown = {"kind": kind, "step": column.step, "atoms": list(column.atoms)}
         lines.append(f"{json.dumps(name, ensure_ascii=False)} = {_value(shown)}" + ("" if values else f"  # {contents}"))
     return "\n".join([*lines, ""])

@@ -24,6 +24,7 @@ __all__ = ["Condition", "Scores", "conditions", "draw_given", "ends", "score_tab
 
 ROUND = 1024  # rows drawn before the conditions are looked at
 ROUNDS, PATIENCE = 64, 8  # at most, and without a single row
+MASK = 0xE000  # the first character that Unicode leaves to programs
 CANDIDATES = 16_384  # importance samples that a round chooses from
 
 
@@ -74,9 +75,8 @@ def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
     >>> [condition.codes for condition in conditions(schema, "age=30..,sex=F|M")]
     [(), (0.0, 1.0)]
     """
-    if text.count('"') % 2:
-        raise SpecError("given", (("", f"a quote is not closed in '{text}'"),))
-    found = tuple(_condition(schema, part) for part in _apart(text, ","))
+    masked, quoted = _masked(text)
+    found = tuple(_condition(schema, part, quoted) for part in masked.split(",") if part.strip())
     numbers = [condition.number for condition in found]
     twice = sorted({schema.names[number] for number in numbers if numbers.count(number) > 1})
     if twice:
@@ -100,35 +100,46 @@ def ends(schema: TableSchema, given: Sequence[Condition]) -> dict[int, tuple[flo
     return found
 
 
-def _apart(text: str, mark: str) -> list[str]:
-    """Return what stands between the marks that are not in quotes, without the empty parts."""
-    parts = re.findall(rf'(?:[^"{mark}]|"[^"]*")+', text)
-    return [part.strip() for part in parts if part.strip()]
+def _masked(text: str) -> tuple[str, list[str]]:
+    """Return a text in which a character of its own stands for everything in quotes, and what was in them.
+
+    A quote opens where a name or a value begins and closes where it ends; elsewhere it is a character like others.
+    """
+    quoted: list[str] = []
+
+    def mask(match: re.Match[str]) -> str:
+        quoted.append(match[2].replace('""', '"'))
+        return match[1] + chr(MASK + len(quoted) - 1)
+
+    return re.sub(r'((?:^|[,|=]|\.\.)\s*)"((?:[^"]|"")*)"(?=\s*(?:$|[,|=]|\.\.))', mask, text), quoted
 
 
-def _unquoted(word: str) -> str:
-    return word.replace('"', "").strip()
+def _unmasked(text: str, quoted: Sequence[str], mark: str = "") -> str:
+    """Return a text with what was in quotes again, between marks."""
+    shown = {MASK + number: f"{mark}{words}{mark}" for number, words in enumerate(quoted)}
+    return text.strip().translate(shown)
 
 
-def _condition(schema: TableSchema, text: str) -> Condition:
-    name, equals, wanted = (part.strip() for part in text.partition("="))
-    name = _unquoted(name)
-    if not equals or not wanted:
+def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condition:
+    text = _unmasked(masked, quoted, '"')
+    name, _, wanted = masked.partition("=")
+    words = [_unmasked(word, quoted) for word in wanted.split("|") if word.strip()]
+    if not words:
         raise SpecError("given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
-    column = schema.column(name)
+    column = schema.column(_unmasked(name, quoted))
     number = schema.columns.index(column)
-    if column.values and (".." not in wanted or '"' in wanted):
-        words = map(_unquoted, _apart(wanted, "|"))
+    low, dots, high = (_unmasked(part, quoted) for part in wanted.partition(".."))
+    if column.values and not dots:
         return Condition(number, -math.inf, math.inf, tuple(_code(column, word) for word in words))
-    low, dots, high = wanted.partition("..")
     if column.values and column.kind != "ordinal":
-        raise DataError(f"column '{name}' has no order to take {wanted} from; name its values: {', '.join(column.values[:10])}")
+        known = ", ".join(column.values[:10])
+        raise DataError(f"column '{column.name}' has no order to take {low}..{high} from; name its values: {known}")
     if not dots:
-        return Condition(number, *2 * (_code(column, wanted),))
-    least = _end(column, low.strip(), lower=True) if low.strip() else -math.inf
-    most = _end(column, high.strip(), lower=False) if high.strip() else math.inf
+        return Condition(number, *2 * (_code(column, low),))
+    least = _end(column, low, lower=True) if low else -math.inf
+    most = _end(column, high, lower=False) if high else math.inf
     if least > most:
-        raise DataError(f"nothing of column '{name}' is in {wanted}: expected LOW..HIGH with LOW at most HIGH")
+        raise DataError(f"nothing of column '{column.name}' is in {low}..{high}: expected LOW..HIGH with LOW at most HIGH")
     return Condition(number, least, most)
 
 

@@ -64,6 +64,7 @@ WHOLE = {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
 CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 SIDES = {"0": "False", "1": "True", "False": "0", "True": "1"}  # of booleans, as one library or another writes them
 
 
@@ -190,6 +191,9 @@ class Column(Spec):
         if self.unit or number == 0.0 or number in self.atoms:
             return number
         kept = SINGLE * self.scale * (abs(number) if self.kind == "positive" else 1.0)
+        for end in (self.low, self.high):
+            if end is not None and abs(number - end) <= kept:
+                return end  # rounded, it might lie beyond what was seen
         digits = 15 if self.step or self.kind == "count" else min(max(math.ceil(math.log10(abs(number) / kept)), 7), 15)
         return float(f"{number:.{digits}g}")
 
@@ -336,7 +340,7 @@ class TableSchema(Spec):
             holes = int((~Cells(frame[out.name], self.markers).seen).sum()) if out.name in frame.columns else 0
             if holes:
                 stay = "1 hole stays" if holes == 1 else f"{holes:,} holes stay"
-                notes.append(f"column '{out.name}' was left out, {out.reason}: its {stay} as it was")
+                notes.append(f"column '{out.name}' was left out, {out.reason}: its {stay}")
         return notes
 
     def fill(self, table: Any, x: np.ndarray) -> Any:
@@ -552,6 +556,12 @@ class Cells:
             found = np.array([codes.get(word, code) for word, code in zip(self.text, found, strict=True)])
         return np.where(self.seen, found, np.nan)
 
+    def first(self) -> str:
+        """Return the first cell that is seen as text, whole numbers with all of their digits."""
+        row = int(np.argmax(self.seen))
+        cell = self.series[row] if self.text is None else None
+        return str(cell) if isinstance(cell, Integral) and self.dtype != "Boolean" else self.word(row)
+
     def word(self, row: int) -> str:
         """Return a cell as text."""
         return str(self.text[row]) if self.text is not None else self.word_of(self.numbers[row])  # type: ignore[index]
@@ -562,18 +572,24 @@ class Cells:
             return str(value)
         if self.dtype == "Boolean":
             return str(bool(value))
+        if self.is_moment:
+            return _iso(value * (1.0 if self.dtype.startswith("Datetime") else DAY))
         return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _of_objects(cells: list[Any], otherwise: str) -> str:
     """Return the type of the cells themselves, where a library has none for them, as pandas for days and exact decimals."""
     kinds = {type(cell) for cell in cells}
-    if kinds in ({date}, {bool}):
-        return "Date" if kinds == {date} else "Boolean"
+    if kinds in ({date}, {time}):
+        return "Date" if kinds == {date} else "Time"
+    if kinds and kinds <= {bool, np.bool_}:
+        return "Boolean"
+    if kinds and all(issubclass(kind, datetime) for kind in kinds):
+        return f"Datetime(time_unit='us', time_zone={None if cells[0].tzinfo is None else str(cells[0].tzinfo)!r})"
     if kinds == {Decimal}:
         places = [-exponent for cell in cells if isinstance(exponent := cell.as_tuple().exponent, int)]
         return f"Decimal(scale={max(places, default=0)})"
-    if kinds and all(issubclass(kind, Real) and kind is not bool for kind in kinds):
+    if kinds and all(issubclass(kind, (Real, Decimal)) and kind is not bool for kind in kinds):
         return "Int64" if all(issubclass(kind, Integral) for kind in kinds) else "Float64"
     return otherwise
 
@@ -605,6 +621,11 @@ def _typed(value: float | str, dtype: str) -> Any:
     name = dtype.partition("(")[0]
     if name == "Boolean":
         return value in ("True", "1") if isinstance(value, str) else bool(value)
+    if isinstance(value, str) and name in UNITS and not re.fullmatch(NUMBER, value):
+        moment = datetime.fromisoformat(value).replace(tzinfo=UTC)
+        value = seconds_or_days(moment if name == "Datetime" else moment.date())
+    if isinstance(value, str) and re.fullmatch(r"U?Int\d+", name) and re.fullmatch(r"-?\d+", value):
+        return int(value)
     if isinstance(value, str) and name not in ("String", "Categorical", "Enum", "Object", "Time"):
         value = float(SIDES.get(value, value) if value in ("True", "False") else value)
     match name:
@@ -625,11 +646,17 @@ def _typed(value: float | str, dtype: str) -> Any:
             return value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value)
 
 
+def _iso(seconds: float) -> str:
+    """Return seconds since 1970 as text, without the time of day where it is midnight: days and moments are then alike."""
+    text = _moment(seconds, "").isoformat(" ")
+    return text.removesuffix(" 00:00:00")
+
+
 def _moment(seconds: float, dtype: str) -> datetime:
     """Return seconds since 1970 as a moment, to the unit that a type of moments holds."""
     unit = re.search(r"time_unit='(\w+)'", dtype)
     places = {"s": 0, "ms": 3}.get(unit[1] if unit else "", 6)
-    moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), DAY * LATEST), places))
+    moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), DAY * (LATEST + 1) - 1), places))
     return moment if "time_zone=" in dtype and "time_zone=None" not in dtype else moment.replace(tzinfo=None)
 
 
@@ -682,18 +709,17 @@ def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[An
     if kind in LEVELLED:
         cells = cells.as_words()
     found = cells.distinct()
-    one = cells.word_of(found[0]) if len(found) == 1 else None
+    if found and cells.dtype.partition("(")[0] in NO_CELLS:
+        reason = f"its cells, of type {cells.dtype}, are neither numbers, text nor dates"
+        if kind not in (None, LEFT_OUT):
+            raise DataError(f"column '{name}' cannot be of kind '{kind}': {reason}")
+        return LeftOut(name=name, reason=reason, dtype=cells.dtype)
+    one = cells.first() if len(found) == 1 else None
     if kind == LEFT_OUT:
         return LeftOut(name=name, reason="as asked for", value=one, dtype=cells.dtype)
     if len(found) < 2 and not values:
-        shown = str(_typed(found[0], cells.dtype)) if found and cells.is_moment else one
-        reason = f"it has one value only, {shown}" if found else "none of its cells is known"
+        reason = f"it has one value only, {one}" if found else "none of its cells is known"
         return LeftOut(name=name, reason=reason, value=one, dtype=cells.dtype)
-    if cells.dtype.partition("(")[0] in NO_CELLS:
-        reason = f"its cells, of type {cells.dtype}, are neither numbers, text nor dates"
-        if kind is not None:
-            raise DataError(f"column '{name}' cannot be of kind '{kind}': {reason}")
-        return LeftOut(name=name, reason=reason, dtype=cells.dtype)
     if cells.numbers is not None:
         _refuse_infinite(name, cells.numbers)
     chosen = kind or _suggest(cells, found)
@@ -828,7 +854,7 @@ def _contents(column: Column) -> str:
         shown = ", ".join(column.values[:5]) + (", …" if len(column.values) > 5 else "")
         return f"{len(column.values):,} values: {shown}"
     text = {"real": "real numbers", "positive": "positive numbers, by their logarithm", "count": "0, 1, 2, …"}[column.kind]
-    whole = WHOLE.get(column.step, "") if column.unit.startswith("seconds") else "days"
-    step = f"whole {whole}" if column.unit and whole else f"in steps of {column.step:g}"
+    whole = WHOLE.get(column.step * (DAY if column.unit.startswith("days") else 1.0), "") if column.unit else ""
+    step = f"whole {whole}" if whole else f"in steps of {column.step:g}"
     atoms = f"often {', '.join(f'{atom:g}' for atom in column.atoms)}" if column.atoms else ""
     return "; ".join(part for part in (text, column.unit, step if column.step else "", atoms) if part)

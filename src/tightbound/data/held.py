@@ -15,6 +15,8 @@ from tightbound.errors import DataError
 
 __all__ = ["as_word", "described", "empty_columns", "made", "scattered"]
 
+_PANDAS = b"pandas"  # metadata of a field: the name of its type there
+
 
 def described(frame: nw.DataFrame[Any]) -> str:
     """Return the types of the columns of a table as text: an Arrow stream without rows, in base64.
@@ -22,21 +24,10 @@ def described(frame: nw.DataFrame[Any]) -> str:
     Unlike the names of types it has categories in their order, precisions, zones, and what types a library has of its own.
     Columns of types that Arrow does not know are not in it.
     """
-    import pyarrow as pa  # slow to import, and wanted by tables only
-
-    try:
-        table = _without_rows(frame, frame.columns)
-    except Exception:  # each library has errors of its own
-        known = [name for name in frame.columns if _is_known(frame, name)]
-        if not known:
-            return ""
-        table = _without_rows(frame, known)
-    # A batch, though without rows, has the categories with it.
-    arrays = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_batch(pa.record_batch(arrays, schema=table.schema))
-    return base64.b64encode(sink.getvalue()).decode("ascii")
+    whole = _stream(frame, frame.columns)
+    if whole is None:
+        whole = _stream(frame, [name for name in frame.columns if _stream(frame, [name]) is not None])
+    return "" if whole is None else base64.b64encode(whole).decode("ascii")
 
 
 def empty_columns(types: str, backend: Any) -> dict[str, Any]:
@@ -47,9 +38,11 @@ def empty_columns(types: str, backend: Any) -> dict[str, Any]:
         return {}
     table = pa.ipc.open_stream(base64.b64decode(types)).read_all()
     found = {}
-    for name in table.column_names:
-        with suppress(Exception):
-            found[name] = nw.from_arrow(table.select([name]), backend=backend)[name].to_native()
+    for field in table.schema:
+        with suppress(Exception):  # each library has errors of its own
+            column = nw.from_arrow(table.select([field.name]), backend=backend)[field.name].to_native()
+            own = (field.metadata or {}).get(_PANDAS, b"").decode()
+            found[field.name] = _in_pandas(column, own, field.type) if own and backend == "pandas" else column
     return found
 
 
@@ -107,14 +100,32 @@ def _replaced(cells: list[Any], at: np.ndarray, values: list[Any]) -> list[Any]:
     return cells
 
 
-def _without_rows(frame: nw.DataFrame[Any], names: list[str]) -> Any:
-    """Return columns without rows in Arrow, without index and attributes of their table."""
-    return nw.from_dict({name: frame[name].head(0) for name in names}).to_arrow()
+def _stream(frame: nw.DataFrame[Any], names: list[str]) -> bytes | None:
+    """Return columns without rows as an Arrow stream, without index and attributes of their table; None if Arrow cannot."""
+    import pyarrow as pa  # slow to import, and wanted by tables only
 
-
-def _is_known(frame: nw.DataFrame[Any], name: str) -> bool:
     try:
-        _without_rows(frame, [name])
-    except Exception:
-        return False
-    return True
+        empty = nw.from_dict({name: frame[name].head(0) for name in names})
+        table, fields, arrays = empty.to_arrow(), [], []
+        for name, column in zip(names, table.columns, strict=True):
+            own = getattr(empty[name].to_native(), "dtype", None)
+            told = {_PANDAS: str(own)} if frame.implementation.is_pandas() else {}
+            fields.append(table.schema.field(name).with_metadata((table.schema.field(name).metadata or {}) | told))
+            arrays.append(column.chunk(0) if column.num_chunks else pa.array([], column.type))
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, pa.schema(fields)) as stream:
+            # A batch, though without rows, has the categories with it.
+            stream.write_batch(pa.record_batch(arrays, schema=pa.schema(fields)))
+        pa.ipc.open_stream(sink.getvalue()).read_all()
+    except Exception:  # each library has errors of its own
+        return None
+    return sink.getvalue()
+
+
+def _in_pandas(column: Any, own: str, kind: Any) -> Any:
+    """Return a column of pandas in the type of pandas that had the name ``own``."""
+    import pandas as pd
+
+    if own.endswith("[pyarrow]"):
+        return column.astype(pd.ArrowDtype(kind))
+    return column if own == "category" else column.astype(own)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def require_table_name(path: Path) -> None:
 
 
 def as_table(columns: dict[str, Any]) -> Any:
-    """Return columns by name as a pyarrow table."""
-    return pa.table(columns)
+    """Return columns by name, arrays of numbers and lists of words, as a pyarrow table; NaN is a missing cell there."""
+    kinds = {name: pa.string() if isinstance(cells, list) else None for name, cells in columns.items()}
+    return pa.table({name: pa.array(cells, kinds[name], from_pandas=True) for name, cells in columns.items()})
 
 
 def require_free(table: Any, name: str) -> None:
@@ -93,6 +95,17 @@ def stacked(tables: Sequence[Any], number: str) -> Any:
     return pa.concat_tables(counted, promote_options="permissive")
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let the csv module read cells of any length."""
+    usual = csv.field_size_limit(_LARGEST_BLOCK)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(usual)
+
+
+@_long_cells()
 def _read_csv(path: Path) -> pa.Table:
     with path.open("rb") as file:
         head = decode_text(b"".join(islice(file, _HEAD)), path)
@@ -112,13 +125,15 @@ def _read_csv(path: Path) -> pa.Table:
             pyarrow.csv.ConvertOptions(null_values=_SPELLINGS, strings_can_be_null=True, **text),
         )
 
-    _refuse_open_quote(path, mark)
     try:
         table = read()
     except pa.ArrowInvalid:
+        _refuse_open_quote(path, mark)
         _refuse_ragged(path, mark, len(names))
         # The first megabyte decides on types, and further down there is something else: look at all of it first.
         table = read(block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK))
+    if _lines_in(path) > table.num_rows + skipped + 1:
+        _refuse_open_quote(path, mark)
     if any(pa.types.is_binary(column.type) for column in table.columns):
         decode_text(path.read_bytes(), path)
     columns = dict(enumerate(table.columns))
@@ -156,19 +171,26 @@ def _refuse_ragged(path: Path, mark: str, width: int) -> None:
                 raise DataError(f"'{path}', line {reader.line_num}: {len(cells)} cells, expected {width} as in the first line")
 
 
-def _refuse_open_quote(path: Path, mark: str) -> None:
-    """Raise :class:`DataError` when a quote is never closed: all rows below it would be one cell."""
+def _lines_in(path: Path) -> int:
     with path.open("rb") as file:
-        if sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK), b"")) % 2 == 0:
-            return
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+
+
+def _refuse_open_quote(path: Path, mark: str) -> None:
+    """Raise :class:`DataError` when a quote is not closed before the next one, or never: rows are swallowed by such a cell."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader, line = csv.reader(file, delimiter=mark, strict=True), 1
-        try:
-            for _ in reader:
-                line = reader.line_num + 1
-        except csv.Error as error:
-            if "unexpected end" in str(error) or "field limit" in str(error):
-                raise DataError(f"'{path}', line {line}: a quote is opened there and never closed") from None
+        reader, line = csv.reader(file, delimiter=mark, strict=True), 0
+        while True:
+            try:
+                next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                # Within one line, what stands between a quote and the next mark is text like other text.
+                if "unexpected end" in str(error) or reader.line_num > line + 1:
+                    told = "a quote is opened there and not closed before the end of a cell"
+                    raise DataError(f"'{path}', line {line + 1}: {told}") from None
+            line = reader.line_num
 
 
 def _numbered(count: int) -> list[str]:
