@@ -527,6 +527,30 @@ def test_days_and_moments_are_the_same_words() -> None:
         assert schema.decode(schema.encode(table).x)["day"].to_pylist() == trained
 
 
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        ([date(2020, 1, 1), date(2020, 1, 2)], ["18262", "18263"]),
+        ([datetime(2020, 1, 1), datetime(2020, 1, 2, 5)], ["2020-01-01T00:00:00", "2020-01-02 05:00:00+00:00"]),
+        ([Decimal("9.50"), Decimal("10.00")], ["9.50", "10.00"]),
+        ([9.5, 10.0], ["9.50", "1e1"]),
+    ],
+)
+def test_values_of_numbers_and_dates_may_be_named_as_people_write_them(cells: list, named: list[str]) -> None:
+    for maker in MAKERS.values():
+        table = maker({"a": cells * 3, "size": [0.5, 1.5, 2.5] * 2})
+        schema = infer(table, columns={"a": {"kind": "ordinal", "values": named}, "size": "real"})
+        assert schema.encode(table).x[:, 0].tolist() == [0.0, 1.0] * 3
+        old = schema.replace(columns=(schema.columns[0].replace(values=tuple(named)), *schema.columns[1:]))
+        assert old.encode(table).x[:, 0].tolist() == [0.0, 1.0] * 3
+        assert columns_of(old.decode(old.encode(table).x))["a"] == columns_of(table)["a"]
+
+
+def test_dates_a_minute_of_days_apart_are_whole_days_all_the_same() -> None:
+    schema = infer(pl.DataFrame({"a": [date(1970, 1, 1), date(1970, 3, 2)] * 9, "b": np.arange(18) + 0.5}))
+    assert schema.column("a").step == 1.0 and "whole days" in schema.lines()[0][2]
+
+
 def test_made_numbers_are_never_beyond_what_was_seen() -> None:
     for seed in range(50):
         seen = np.exp(np.random.default_rng(seed).normal(5, 1 + seed % 3, 40))

@@ -113,11 +113,14 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
             "delta": [-0.5, 0.25],
         }),
         ('pipe,count\n5" long,1\n"6"" long",2\n', {"pipe": ['5" long', '6" long'], "count": [1, 2]}),
+        ('a,b,c\n1,"x" ,"u\n\n\nv" \n2,y,"z\nw"\n3,e,f', {
+            "a": [1, 2, 3], "b": ["x", "y", "e"], "c": ["u\n\n\nv", "z\nw", "f"],
+        }),
         ('a,b\n1,5"\n2,"' + 70_000 * "z\n" + '"\n3,x\n', {"a": [1, 2, 3], "b": ['5"', (70_000 * "z\n").strip(), "x"]}),
     ],
     ids=[
         "blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number", "inches",
-        "a long cell",
+        "spaces behind quotes", "a long cell",
     ],
 )  # fmt: skip
 def test_what_stands_in_a_file_is_what_is_read(tmp_path: Path, text: str, columns: dict[str, list]) -> None:
@@ -135,6 +138,10 @@ OPEN = [
     (3, b'a,b\n1,5"\n2,"y\n3,z\n4,w\n'),
     (2, b'a,b\n1,"x\n2,y\n3,"z\n4,w\n'),
     (4, b'a,b\n1,"x"y\n2,5"\n2,"z\n3,w\n4,w\n'),
+    (2, b'a,b\n"x,1\n"y,2\nz,3\nw,4\n'),
+    (3, b'a,b\n1,x\n2,"y\n3,z\n'),
+    (3, b'a,b\n1,x\n2,"y\n3,z'),
+    (2, b'1,2,5\n3,"4,5\n5,"6,5\n7,8,5\n9,1,5\n'),
 ]
 
 
@@ -327,7 +334,7 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("visits=..inf", "cannot be inf", DataError),
         ("height=nan..", "cannot be nan", DataError),
         ('sex="F', "has no value '\"F'", DataError),
-        ("sex=|", "expected COLUMN=VALUE", SpecError),
+        ("sex=F|", "expected COLUMN=VALUE", SpecError),
         ('"sex="', "got '\"sex=\"'", SpecError),
         ("visits=30...40", "nothing of column 'visits' is in 30...40", DataError),
     ],

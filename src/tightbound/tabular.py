@@ -123,8 +123,8 @@ def _unmasked(text: str, quoted: Sequence[str], mark: str = "") -> str:
 def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condition:
     text = _unmasked(masked, quoted, '"')
     name, _, wanted = masked.partition("=")
-    words = [_unmasked(word, quoted) for word in wanted.split("|") if word.strip()]
-    if not words:
+    words = [_unmasked(word, quoted) for word in wanted.split("|")]
+    if not all(word.strip() for word in wanted.split("|")):
         raise SpecError("given", (("", f"expected COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=A|B, got '{text}'"),))
     column = schema.column(_unmasked(name, quoted))
     number = schema.columns.index(column)

@@ -64,7 +64,7 @@ WHOLE = {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
 CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
-NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"  # as text
 SIDES = {"0": "False", "1": "True", "False": "0", "True": "1"}  # of booleans, as one library or another writes them
 
 
@@ -160,7 +160,7 @@ class Column(Spec):
             other = {SIDES[word]: code for word, code in codes.items() if word in SIDES} if self.kind == "boolean" else {}
             return cells.looked_up(other | codes)
         if cells.numbers is None:
-            raise DataError(f"column '{self.name}' holds text such as {cells.distinct()[0]!r}, expected numbers ({self.kind})")
+            raise DataError(f"column '{self.name}' holds text such as {cells.no_number()!r}, expected numbers ({self.kind})")
         _refuse_infinite(self.name, cells.numbers)
         return self.encode(cells.numbers * self._per(cells))
 
@@ -188,12 +188,12 @@ class Column(Spec):
 
     def _rounded(self, number: float) -> float:
         """Return a number without the digits that single precision made up; what training saw as it is stays exact."""
-        if self.unit or number == 0.0 or number in self.atoms:
-            return number
         kept = SINGLE * self.scale * (abs(number) if self.kind == "positive" else 1.0)
         for end in (self.low, self.high):
             if end is not None and abs(number - end) <= kept:
                 return end  # rounded, it might lie beyond what was seen
+        if self.unit or number == 0.0 or number in self.atoms:
+            return number
         digits = 15 if self.step or self.kind == "count" else min(max(math.ceil(math.log10(abs(number) / kept)), 7), 15)
         return float(f"{number:.{digits}g}")
 
@@ -550,11 +550,26 @@ class Cells:
         """Return the code of every cell's word, NaN where it has none or is missing."""
         found = np.full(len(self.seen), math.nan)
         if self.numbers is not None:
+            known = {self.as_written(word): code for word, code in codes.items()} | codes
             different, places = np.unique(self.numbers, return_inverse=True)
-            found = np.array([codes.get(self.word_of(number), math.nan) for number in different])[places]
+            found = np.array([known.get(self.word_of(number), math.nan) for number in different])[places]
         if self.text is not None:
             found = np.array([codes.get(word, code) for word, code in zip(self.text, found, strict=True)])
         return np.where(self.seen, found, np.nan)
+
+    def as_written(self, word: str) -> str:
+        """Return a word as cells that are numbers or moments have it: 9.5 for 9.50, the day for its midnight."""
+        try:
+            if self.numbers is None or self.dtype == "Boolean":
+                return word
+            return _iso(_seconds(word)) if self.is_moment and not re.fullmatch(NUMBER, word) else self.word_of(float(word))
+        except ValueError:
+            return word
+
+    def no_number(self) -> str:
+        """Return a word that is no number, of cells that are not all numbers."""
+        words = self.distinct()
+        return next((word for word in words if re.match(CODE, word) or not re.fullmatch(NUMBER, word)), words[0])
 
     def first(self) -> str:
         """Return the first cell that is seen as text, whole numbers with all of their digits."""
@@ -622,8 +637,7 @@ def _typed(value: float | str, dtype: str) -> Any:
     if name == "Boolean":
         return value in ("True", "1") if isinstance(value, str) else bool(value)
     if isinstance(value, str) and name in UNITS and not re.fullmatch(NUMBER, value):
-        moment = datetime.fromisoformat(value).replace(tzinfo=UTC)
-        value = seconds_or_days(moment if name == "Datetime" else moment.date())
+        value = _seconds(value) / (1.0 if name == "Datetime" else DAY)
     if isinstance(value, str) and re.fullmatch(r"U?Int\d+", name) and re.fullmatch(r"-?\d+", value):
         return int(value)
     if isinstance(value, str) and name not in ("String", "Categorical", "Enum", "Object", "Time"):
@@ -644,6 +658,11 @@ def _typed(value: float | str, dtype: str) -> Any:
             return time.fromisoformat(str(value))
         case _:
             return value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value)
+
+
+def _seconds(word: str) -> float:
+    """Return a moment that was written as text, in UTC unless it says otherwise, as seconds since 1970."""
+    return seconds_or_days(datetime.fromisoformat(word))
 
 
 def _iso(seconds: float) -> str:
@@ -809,6 +828,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         words = tuple(cells.word_of(value) for value in found)
         if cells.boolean:
             named = [word.capitalize() if word.lower() in ("true", "false") else word for word in named]
+        named = [cells.as_written(word) for word in named]
         strange = sorted(set(words) - set(named))
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
@@ -817,7 +837,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
             raise DataError(f"column '{name}' has {len(words)} different values, a boolean has two")
         return Column(values=words, **given)
     if cells.numbers is None:
-        raise DataError(f"column '{name}' holds text such as {found[0]!r}, and cannot be of kind '{kind}'")
+        raise DataError(f"column '{name}' holds text such as {cells.no_number()!r}, and cannot be of kind '{kind}'")
     numbers = np.repeat(*cells.counted)  # sums in one order, whatever that of the rows
     if kind == "count":
         if found[0] < 0 or found[-1] > LARGEST_COUNT or np.any(np.floor(numbers) != numbers):
@@ -831,7 +851,8 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
             raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
     else:
         found_step = _moment_step if cells.is_moment else _step
-        given["step"] = float(measured["step"] if "step" in measured else found_step(*cells.counted))
+        whole = 1.0 if cells.dtype == "Date" else found_step(*cells.counted)
+        given["step"] = float(measured.get("step", whole))
     others = numbers[~np.isin(numbers, given["atoms"])]
     usual = others if len(others) else numbers
     shift, scale = _units(np.log(usual) if kind == "positive" else usual)

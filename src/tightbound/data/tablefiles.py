@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -132,7 +133,7 @@ def _read_csv(path: Path) -> pa.Table:
         _refuse_ragged(path, mark, len(names))
         # The first megabyte decides on types, and further down there is something else: look at all of it first.
         table = read(block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    if _lines_in(path) > table.num_rows + skipped + 1:
+    if _lines_in(path) > table.num_rows + (skipped if named else 0):
         _refuse_open_quote(path, mark)
     if any(pa.types.is_binary(column.type) for column in table.columns):
         decode_text(path.read_bytes(), path)
@@ -172,25 +173,39 @@ def _refuse_ragged(path: Path, mark: str, width: int) -> None:
 
 
 def _lines_in(path: Path) -> int:
+    """Return the number of lines in a file, whether or not the last one has an end."""
+    last, count = b"\n", 0
     with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            last, count = block[-1:], count + block.count(b"\n")
+    return count + (last != b"\n")
 
 
 def _refuse_open_quote(path: Path, mark: str) -> None:
     """Raise :class:`DataError` when a quote is not closed before the next one, or never: rows are swallowed by such a cell."""
+    line, own = 1, list[str]()
+
+    def read(file: TextIO) -> Iterator[str]:
+        for text in file:
+            own.append(text)
+            yield text
+
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader, line = csv.reader(file, delimiter=mark, strict=True), 0
-        while True:
-            try:
-                next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                # Within one line, what stands between a quote and the next mark is text like other text.
-                if "unexpected end" in str(error) or reader.line_num > line + 1:
-                    told = "a quote is opened there and not closed before the end of a cell"
-                    raise DataError(f"'{path}', line {line + 1}: {told}") from None
-            line = reader.line_num
+        for _ in csv.reader(read(file), delimiter=mark):
+            if len(own) > 1 and not _is_strict("".join(own), mark):
+                told = "a quote is opened there and not closed before the end of a cell"
+                raise DataError(f"'{path}', line {line}: {told}")
+            line += len(own)
+            own.clear()
+
+
+def _is_strict(text: str, mark: str) -> bool:
+    """Whether every quoted cell ends with its quote, but for spaces."""
+    text = re.sub(rf'"[ \t]+(?={re.escape(mark)}|[\r\n]|$)', '"', text)
+    try:
+        return bool(list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)))
+    except csv.Error:
+        return False
 
 
 def _numbered(count: int) -> list[str]:
