@@ -23,14 +23,22 @@ def people(rows: int) -> pa.Table:
     })  # fmt: skip
 
 
+def few_digits(folder: Path) -> Path:
+    """A file of a few of the handwritten digits."""
+    np.save(folder / "digits.npy", tb.load("digits").x[:300].reshape(-1, 8, 8))
+    return folder / "digits.npy"
+
+
 def run_of(kind: str) -> Path:
     """A run that is never changed by a test."""
     return shared(f"run-{kind}", functools.partial(make, kind)) / "run"
 
 
 def make(kind: str, folder: Path) -> None:
-    if kind in ("images", "hierarchy"):
-        data, more = "digits", () if kind == "images" else ("--latents", "2,3")
+    if kind == "images":
+        data, more = "digits", ()
+    elif kind == "hierarchy":
+        data, more = few_digits(folder), ("--latents", "2,3")
     elif kind == "table":
         tb.write_table(folder / "people.csv", people(300))
         data, more = folder / "people.csv", ()

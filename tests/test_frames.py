@@ -1,9 +1,10 @@
 """Tables of mixed columns: what they are taken for, and that cells become sites and back."""
 
 import re
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -244,14 +245,18 @@ def test_what_does_not_fit_is_refused(table: dict[str, list], columns: dict[str,
 
 
 @pytest.mark.parametrize(
-    "words", [["9", "10", "-1", "-2", "0.5"], ["-0002", "-0001", "00000", "00010"], ["low", "high", "9", "10"]]
+    ("words", "in_order"),
+    [
+        (["9", "10", "-1", "-2", "0.5"], ("-2", "-1", "0.5", "9", "10")),
+        (["00010", "-0002", "00000", "-0001"], ("-0002", "-0001", "00000", "00010")),
+        (["low", "high", "9", "10"], ("10", "9", "high", "low")),
+    ],
 )
-def test_words_that_are_numbers_have_the_order_of_numbers(words: list[str]) -> None:
+def test_words_that_are_numbers_have_the_order_of_numbers(words: list[str], in_order: tuple[str, ...]) -> None:
     """It is the order of an ordinal: in that of text, 10 would come before 9, and −1 before −2."""
     table = pd.DataFrame({"level": words * 3, "size": np.arange(3.0 * len(words)) ** 1.5})
-    numeric = "low" not in words
     (level, _) = infer(table, columns={"level": "ordinal", "size": "real"}).columns
-    assert level.values == tuple(sorted(words, key=float) if numeric else sorted(words))
+    assert level.values == in_order
     assert infer(table, columns={"level": "category", "size": "real"}).column("level").values == level.values
 
 
@@ -446,7 +451,24 @@ HELD = {
     "pyarrow ordered": pa.chunked_array(
         [pa.array(["b", None, "a"]).dictionary_encode().cast(pa.dictionary(pa.int32(), pa.string(), True))]
     ),
-}
+    "pandas sparse": pd.Series(pd.arrays.SparseArray([0.5, np.nan, 2.5])),
+    "pandas sparse beside zeros": pd.Series(pd.arrays.SparseArray([0.5, np.nan, 2.5], fill_value=0.0)),
+    "pandas sparse whole": pd.Series(pd.arrays.SparseArray([3, 0, 7])),
+    "pandas sparse truth": pd.Series(pd.arrays.SparseArray([True, False, True], fill_value=True)),
+    "pandas intervals": pd.Series(pd.cut([1.5, np.nan, 2.5], [0.25, 2, 3])),
+    "pandas intervals of moments": pd.Series(pd.cut(pd.to_datetime(["2020-01-01", None, "2021-01-01"]), 2, right=False)),
+    "pandas periods": pd.Series(pd.PeriodIndex(["2020-01", None, "2021-01"], freq="M")).astype("category"),
+    "polars int128": pl.Series([1, None, 300], dtype=pl.Int128),
+    **{
+        f"pyarrow dictionary of {name}": pa.chunked_array([pa.array(cells, kind).dictionary_encode()])
+        for name, (kind, cells) in {
+            "numbers": (pa.int64(), [3, None, 1]), "halves": (pa.float64(), [1.0, None, 0.5]),
+            "truth": (pa.bool_(), [True, None, False]), "days": (pa.date32(), [date(2021, 1, 1), None, date(2020, 1, 1)]),
+            "times": (pa.time64("us"), [time(8), None, time(9, 30)]), "moments": (pa.timestamp("ms", "UTC"), [0, None, 10**12]),
+            "decimals": (pa.decimal128(9, 2), [Decimal("1.50"), None, Decimal(3)]),
+        }.items()
+    },
+}  # fmt: skip
 
 
 def with_weights(held: str) -> Any:
@@ -486,19 +508,49 @@ def test_rows_that_are_made_have_the_types_of_the_table(held: str) -> None:
     assert pd.isna(holed).tolist() == [False, True, False] and holed[::2] == after
 
 
+@pytest.mark.parametrize("zone", [timezone(timedelta(hours=-3, minutes=-30)), ZoneInfo("Europe/Berlin"), UTC], ids=str)
+def test_objects_with_a_zone_stay_in_it(zone: tzinfo) -> None:
+    """The hour that the autumn has twice is its second one where it was."""
+    cells = [datetime(2020, 1, 1, 3, tzinfo=zone), None, datetime(2020, 10, 25, 2, 30, tzinfo=zone, fold=1)]
+    table = pd.DataFrame({"a": pd.Series(cells, dtype=object), "size": [0.5, 1.5, 2.5]})
+    schema = infer(table)
+    x = schema.encode(table).x
+    for moment in (schema.fill(table, x[[0, 2, 0]])["a"][1], schema.decode(x)["a"][2]):
+        assert moment.timestamp() == cells[2].timestamp() and moment.utcoffset() == cells[2].utcoffset()
+
+
 def test_types_that_arrow_does_not_have_are_left_to_the_library() -> None:
-    sparse = pd.Series([0.5, 0.0, 2.5] * 10, dtype="Sparse[float]")
-    for table, type_ in (
-        (pd.DataFrame({"a": sparse}), None),
-        (pd.DataFrame({"a": sparse, "b": pd.array([1, 2, 30] * 10, dtype="Int8")}), "Int8"),
-    ):
-        schema = infer(table)
-        back = schema.decode(schema.encode(table).x)
-        assert back["a"].tolist() == table["a"].tolist() and (type_ is None or back["b"].dtype == type_)
-    table = pd.DataFrame({"a": pd.cut(np.arange(30) % 7, 3), "b": pd.array([1, 2, 30] * 10, dtype="Int8")})
+    """Categories that are of several types come back as their words, and cost the column beside them nothing."""
+    table = pd.DataFrame(
+        {"a": pd.Categorical([1, "x", 2.5] * 10, categories=["x", 2.5, 1]), "b": pd.array([1, 2, 30] * 10, dtype="Int8")}
+    )
     schema = infer(table)
     back = schema.decode(schema.encode(table).x)
     assert back["a"].tolist() == [str(cell) for cell in table["a"]] and back["b"].dtype == "Int8"
+
+
+def test_a_dictionary_keeps_its_order_whatever_the_rows() -> None:
+    """All of its chunks' values are in it, those that no row has too; what a table to fill lacks comes after its own."""
+    kind = pa.dictionary(pa.int8(), pa.int64(), ordered=True)
+    chunks = [pa.DictionaryArray.from_arrays(pa.array(at, pa.int8()), [9, 4, 7], ordered=True) for at in ([2, 0], [0, 2])]
+    table = pa.table({"a": pa.chunked_array(chunks, kind), "weight": [0.25, 0.5, 0.75, 1.0]})
+    schema = infer(table)
+    made = schema.decode(schema.encode(table).x[[0, 1]])["a"]
+    assert made.type == kind and made.to_pylist() == [7, 9] and made.chunk(0).dictionary.to_pylist() == [9, 4, 7]
+    holed = table.set_column(0, "a", pa.chunked_array([pa.DictionaryArray.from_arrays([0, None, 0, 0], [7], ordered=True)]))
+    filled = schema.fill(holed, schema.encode(table).x)["a"]
+    assert filled.to_pylist() == [7, 9, 7, 7] and filled.chunk(0).dictionary.to_pylist() == [7, 9]
+
+
+def test_a_schema_of_an_earlier_version_still_names_the_types() -> None:
+    """It has no ``types``, but every column has the name of its own."""
+    berlin = pl.Series([0, 10**12, 2 * 10**12]).cast(pl.Datetime("ms", "Europe/Berlin"))
+    table = pl.DataFrame({"size": pl.Series([1.5, 2.5, 3.5], dtype=pl.Float32), "level": pl.Series([1, 2, 3], dtype=pl.UInt8)})
+    table = table.with_columns(since=berlin, day=berlin.dt.date(), on=pl.Series([True, False, True]))
+    schema = infer(table).replace(types="")
+    assert schema.decode(schema.encode(table).x).schema == table.schema
+    other = schema.decode(schema.encode(table).x, library="pyarrow")
+    assert other.schema.types == [pa.float32(), pa.uint8(), pa.timestamp("ms", "Europe/Berlin"), pa.date32(), pa.bool_()]
 
 
 def test_columns_of_one_value_come_back_to_the_last_digit() -> None:

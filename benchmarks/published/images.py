@@ -171,9 +171,15 @@ def train(
 
 
 def evaluated(
-    model: Model, test: tb.Dataset, draws: int, plain: int, say: Callable[[str], None], kind: str = "refined"
+    model: Model,
+    test: tb.Dataset,
+    draws: int,
+    plain: int,
+    say: Callable[[str], None],
+    kind: str = "refined",
+    plain_draws: int = 5000,
 ) -> dict[str, Any]:
-    """Return the bounds of the test set: by proposals of some kind for all of it, by 5,000 from q(z|x) for the first images."""
+    """Return the bounds of the test set: by proposals of some kind for all of it, by many from q(z|x) for the first images."""
     started = time.monotonic()
     whole = tb.importance(model, test, draws=draws, seed=1, proposal=tb.Proposal(kind))
     elbo = (whole if kind == "posterior" else tb.importance(model, test, draws=64, seed=2)).elbo_estimate()
@@ -185,7 +191,7 @@ def evaluated(
             found[name] = list(bits)
             say(f"{name.replace('_', ' ')}: at most {bits[0]:.4f} ± {bits[1]:.4f}")
     if plain:
-        usual = tb.importance(model, test.take(np.arange(plain)), draws=5000, seed=1)
+        usual = tb.importance(model, test.take(np.arange(plain)), draws=plain_draws, seed=1)
         above = whole.log_evidence[:plain] - usual.log_evidence
         found["plain"] = usual.bound().__dict__
         mean, se = float(above.mean()), float(above.std(ddof=1) / plain**0.5)

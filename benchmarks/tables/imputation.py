@@ -194,7 +194,8 @@ def paired(errors: Errors) -> str:
     for name, own in errors["MIWAE"].items():
         seeds = min(len(own), len(errors[OURS][name]))  # one of them may be of fewer seeds, the first ones
         above = np.subtract(own[:seeds], errors[OURS][name][:seeds])
-        told.append(f"{name} {above.mean():.3f} ± {above.std(ddof=1) / len(above) ** 0.5:.3f}")
+        error = f" ± {above.std(ddof=1) / seeds**0.5:.3f}" if seeds > 1 else ""
+        told.append(f"{name} {above.mean():.3f}{error}")
     return "MIWAE − tightbound: " + ", ".join(told)
 
 

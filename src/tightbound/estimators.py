@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -209,6 +210,8 @@ class _Estimator(BaseEstimator):
             problems.append(("hidden", f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"))
         if not isinstance(self.false_alarms, Real) or not 0.0 < self.false_alarms < 1.0:
             problems.append(("false_alarms", f"expected a share between 0 and 1, got {self.false_alarms!r}"))
+        if not isinstance(self.warmup, Real) or not 0.0 <= self.warmup <= 1.0:
+            problems.append(("warmup", f"expected a share of training from 0 to 1, got {self.warmup!r}"))
         if problems:
             raise SpecError(type(self).__name__, tuple(problems))
 
@@ -236,9 +239,6 @@ class _Estimator(BaseEstimator):
             told = "the importance-weighted bound has no KL to weigh; set k=1"
             problems = [(name, f"expected {plain:g} with k = {k}, got {got}: {told}") for name, got, plain in weighed]
             raise SpecError(type(self).__name__, tuple(problems))
-        if not 0.0 <= self.warmup <= 1.0:
-            told = f"expected a share of training from 0 to 1, got {self.warmup}"
-            raise SpecError(type(self).__name__, (("warmup", told),))
         warmup = round(self.warmup * plan.total_steps(len(rows)))
         return ELBO(beta=self.beta, warmup=warmup) if k == 1 else IWAE(k=k, gradient="dreg")
 
@@ -250,8 +250,7 @@ class _Estimator(BaseEstimator):
                 self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
             if isinstance(self.schema_, TableSchema):
                 data = self.schema_.encode(X, units=False)
-                for note in data.notes:
-                    warnings.warn(note, UserWarning, stacklevel=4)
+                _warn(data.notes)
                 return data
             X = nw.from_native(X, eager_only=True).to_numpy()
         u = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
@@ -320,8 +319,8 @@ class _Estimator(BaseEstimator):
     def _with_holes(self, X: Any) -> Dataset:
         """Return X as rows of sites, and warn of holes that stay."""
         data = self.dataset(X)
-        for note in self.schema_.unfilled(X) if isinstance(self.schema_, TableSchema) else ():
-            warnings.warn(note, UserWarning, stacklevel=4)
+        if isinstance(self.schema_, TableSchema):
+            _warn(self.schema_.unfilled(X))
         return data
 
     def _filled(self, X: Any, data: Dataset, x: np.ndarray) -> Any:
@@ -471,6 +470,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
     def transform(self, X: Any) -> Any:
         """Return X with its missing cells filled."""
         return self.impute(X)
+
+
+def _warn(notes: Sequence[str]) -> None:
+    """Warn of notes at the line of the caller's own code: scikit-learn wraps methods, some once and some twice."""
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("tightbound", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=level)
 
 
 def _files(members: int) -> Iterator[str]:

@@ -14,13 +14,14 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -60,7 +61,8 @@ DAY = 86_400.0  # seconds
 SINGLE = 2.0**-22  # what single precision keeps of a site of a few units, with a bit to spare
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
-WHOLE = {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
+# What moments may all be multiples of, by their type and in its unit, the largest first.
+WHOLE = {"Date": {1.0: "days"}, "Datetime": {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
 CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
@@ -92,7 +94,7 @@ class Column(Spec):
     @property
     def unit(self) -> str:
         """What a number of the column counts, where the cells were dates."""
-        return UNITS.get(self.dtype.partition("(")[0], "")
+        return UNITS.get(_type_name(self.dtype), "")
 
     @property
     def offset(self) -> float:
@@ -166,7 +168,7 @@ class Column(Spec):
 
     def _per(self, cells: Cells) -> float:
         """Return what a number of cells is in numbers of the column: days and seconds are told apart."""
-        own, given = self.unit[:4], UNITS.get(cells.dtype.partition("(")[0], "")[:4]
+        own, given = self.unit[:4], UNITS.get(cells.type_name, "")[:4]
         if bool(own) != bool(given) and cells.seen.any():
             names = ("dates", "numbers") if given else ("numbers", "dates")
             raise DataError(f"column '{self.name}' holds {names[0]}, training saw {names[1]}")
@@ -181,21 +183,28 @@ class Column(Spec):
                 typed = [own[word] if word in own else _typed(word, dtype) for word in self.values]
                 return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
             per = 1.0 if like is None else self._per(like)
-            numbers = [self._rounded(number) / per for number in np.where(known, self.decode(sites), 0.0).tolist()]
-            return [_typed(number, dtype) if seen else None for number, seen in zip(numbers, known, strict=True)]
+            numbers = self._rounded(np.where(known, self.decode(sites), 0.0)) / per
+            return [_typed(number, dtype) if seen else None for number, seen in zip(numbers.tolist(), known, strict=True)]
         except ValueError:
             raise DataError(f"column '{self.name}' is of type {dtype}, which cannot hold what it held in training") from None
 
-    def _rounded(self, number: float) -> float:
-        """Return a number without the digits that single precision made up; what training saw as it is stays exact."""
-        kept = SINGLE * self.scale * (abs(number) if self.kind == "positive" else 1.0)
+    def _rounded(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers (n,) without the digits that single precision made up; what training saw as it is stays exact."""
+        size = np.abs(numbers)
+        kept = SINGLE * self.scale * (size if self.kind == "positive" else np.ones(len(numbers)))
+        exact = np.full(len(numbers), bool(self.unit)) | (numbers == 0.0) | np.isin(numbers, self.atoms)
         for end in (self.low, self.high):
-            if end is not None and abs(number - end) <= kept:
-                return end  # rounded, it might lie beyond what was seen
-        if self.unit or number == 0.0 or number in self.atoms:
-            return number
-        digits = 15 if self.step or self.kind == "count" else min(max(math.ceil(math.log10(abs(number) / kept)), 7), 15)
-        return float(f"{number:.{digits}g}")
+            if end is not None:  # rounded, a number next to it might lie beyond what was seen
+                numbers = np.where(beside := np.abs(numbers - end) <= kept, end, numbers)
+                exact |= beside
+        with np.errstate(divide="ignore", invalid="ignore"):
+            digits = np.clip(np.ceil(np.log10(size / kept)), 7, 15)
+        if self.step or self.kind == "count":
+            digits[:] = 15
+        rounded = numbers.copy()
+        for at in np.flatnonzero(~exact):
+            rounded[at] = float(f"{numbers[at]:.{int(digits[at])}g}")
+        return rounded
 
     def moment(self, number: float, *, minutes: bool = False) -> str:
         """Return what a number of the column stands for, where the cells were dates: the day, or the minute of a time."""
@@ -316,7 +325,8 @@ class TableSchema(Spec):
         cells = {column.name: column.cells(x[:, number]) for number, column in enumerate(self.columns)}
         cells |= {out.name: [_typed(out.value, out.dtype)] * len(x) for out in self.left_out if out.value is not None}
         types = empty_columns(self.types, library)
-        series = {name: made(name, cells[name], library, types.get(name)) for name in self.order if name in cells}
+        dtypes = {column.name: column.dtype for column in self.columns} | {out.name: out.dtype for out in self.left_out}
+        series = {name: made(name, cells[name], library, types.get(name), dtypes[name]) for name in self.order if name in cells}
         return nw.from_dict(series).to_native()
 
     def within(self, x: np.ndarray, ends: Mapping[int, tuple[float, float]] = MappingProxyType({})) -> np.ndarray:
@@ -331,13 +341,13 @@ class TableSchema(Spec):
     def holes(self, table: Any) -> int:
         """Return the number of missing cells in the columns that a model sees."""
         frame = as_frame(table)
-        return sum(int((~Cells(frame[name], self.markers).seen).sum()) for name in self.names)
+        return sum(_holes(frame[name], self.markers) for name in self.names)
 
     def unfilled(self, table: Any) -> list[str]:
         """Return what to tell people of holes that :meth:`fill` leaves: those in columns that no model sees."""
         frame, notes = as_frame(table), []
         for out in self.left_out:
-            holes = int((~Cells(frame[out.name], self.markers).seen).sum()) if out.name in frame.columns else 0
+            holes = _holes(frame[out.name], self.markers) if out.name in frame.columns else 0
             if holes:
                 stay = "1 hole stays" if holes == 1 else f"{holes:,} holes stay"
                 notes.append(f"column '{out.name}' was left out, {out.reason}: its {stay}")
@@ -453,6 +463,14 @@ def as_frame(table: Any) -> nw.DataFrame[Any]:
     return frame
 
 
+def _holes(series: nw.Series[Any], markers: tuple[str, ...]) -> int:
+    """Return the number of missing cells in a column; text is counted by its library, a million identifiers in no time."""
+    if series.dtype != nw.String:
+        return int((~Cells(series, markers).seen).sum())
+    words = series.drop_nulls().str.strip_chars().str.to_lowercase()
+    return series.null_count() + int(words.is_in([marker.lower() for marker in markers]).sum())
+
+
 def _padding(atoms: tuple[float, ...]) -> int:
     """Return a number that columns share whose numbers of atoms differ by a factor of two at most."""
     return math.ceil(math.log2(len(atoms))) + 1 if atoms else 0
@@ -519,9 +537,14 @@ class Cells:
         return np.array([number(cell) if seen else math.nan for cell, seen in zip(series.to_list(), self.seen, strict=True)])
 
     @property
+    def type_name(self) -> str:
+        """The name of the type of the cells, without unit, zone or categories."""
+        return _type_name(self.dtype)
+
+    @property
     def is_moment(self) -> bool:
         """Whether the cells are dates or times."""
-        return self.dtype.partition("(")[0] in UNITS
+        return self.type_name in UNITS
 
     @property
     def boolean(self) -> bool:
@@ -582,14 +605,13 @@ class Cells:
         return str(self.text[row]) if self.text is not None else self.word_of(self.numbers[row])  # type: ignore[index]
 
     def word_of(self, value: Any) -> str:
-        """Return a value of the column as text: whole numbers without a decimal point."""
-        if self.numbers is None or not math.isfinite(value):
-            return str(value)
-        if self.dtype == "Boolean":
-            return str(bool(value))
-        if self.is_moment:
-            return _iso(value * (1.0 if self.dtype.startswith("Datetime") else DAY))
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
+        """Return a value of the column as the word that its cells have."""
+        if self.numbers is not None and math.isfinite(value):
+            if self.dtype == "Boolean":
+                return str(bool(value))
+            if self.is_moment:
+                return _iso(value * (1.0 if self.dtype.startswith("Datetime") else DAY))
+        return as_word(value)
 
 
 def _of_objects(cells: list[Any], otherwise: str) -> str:
@@ -631,9 +653,14 @@ def _numbers_among(words: Sequence[str]) -> Iterator[float]:
             yield float(word)
 
 
+def _type_name(dtype: str) -> str:
+    """Return the name of a type without unit, zone or categories."""
+    return dtype.partition("(")[0]
+
+
 def _typed(value: float | str, dtype: str) -> Any:
     """Return a number or a word as a value of a type, by the name that narwhals gives it; raise ValueError if it is none."""
-    name = dtype.partition("(")[0]
+    name = _type_name(dtype)
     if name == "Boolean":
         return value in ("True", "1") if isinstance(value, str) else bool(value)
     if isinstance(value, str) and name in UNITS and not re.fullmatch(NUMBER, value):
@@ -657,7 +684,7 @@ def _typed(value: float | str, dtype: str) -> Any:
         case "Time":
             return time.fromisoformat(str(value))
         case _:
-            return value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value)
+            return as_word(value)
 
 
 def _seconds(word: str) -> float:
@@ -675,8 +702,20 @@ def _moment(seconds: float, dtype: str) -> datetime:
     """Return seconds since 1970 as a moment, to the unit that a type of moments holds."""
     unit = re.search(r"time_unit='(\w+)'", dtype)
     places = {"s": 0, "ms": 3}.get(unit[1] if unit else "", 6)
-    moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), DAY * (LATEST + 1) - 1), places))
-    return moment if "time_zone=" in dtype and "time_zone=None" not in dtype else moment.replace(tzinfo=None)
+    latest = DAY * (LATEST + 1) - max(10.0**-places, 1e-4)  # nearer to its end a double has the next day
+    moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), latest), places))
+    zone = re.search(r"time_zone='(.+?)'", dtype)
+    return moment.astimezone(_zone(zone[1])) if zone else moment.replace(tzinfo=None)
+
+
+@cache
+def _zone(name: str) -> tzinfo:
+    """Return a zone by the name that Python gives it, of a place or of hours beside UTC; UTC where it has another one."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        beside = re.fullmatch(r"(?:UTC)?([+-]\d\d:\d\d)", name)
+        return datetime.fromisoformat(f"1970-01-01T00:00{beside[1]}").tzinfo or UTC if beside else UTC
 
 
 def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
@@ -728,7 +767,7 @@ def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[An
     if kind in LEVELLED:
         cells = cells.as_words()
     found = cells.distinct()
-    if found and cells.dtype.partition("(")[0] in NO_CELLS:
+    if found and cells.type_name in NO_CELLS:
         reason = f"its cells, of type {cells.dtype}, are neither numbers, text nor dates"
         if kind not in (None, LEFT_OUT):
             raise DataError(f"column '{name}' cannot be of kind '{kind}': {reason}")
@@ -811,9 +850,9 @@ def _step(values: np.ndarray, often: np.ndarray) -> float:
     return 0.0
 
 
-def _moment_step(values: np.ndarray, often: np.ndarray) -> float:
-    """Return what all moments are multiples of, in their unit: whole days, hours, minutes or seconds; else 0."""
-    return next((step for step in WHOLE if not np.any(values % step)), 0.0)
+def _moment_step(values: np.ndarray, steps: Iterable[float]) -> float:
+    """Return the first of the steps that all moments are multiples of; else 0."""
+    return next((step for step in steps if not np.any(values % step)), 0.0)
 
 
 def _skewness(numbers: np.ndarray) -> float:
@@ -850,8 +889,8 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         if any(atom <= 0 for atom in given["atoms"]):
             raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
     else:
-        found_step = _moment_step if cells.is_moment else _step
-        whole = 1.0 if cells.dtype == "Date" else found_step(*cells.counted)
+        values, often = cells.counted
+        whole = _moment_step(values, WHOLE[cells.type_name]) if cells.is_moment else _step(values, often)
         given["step"] = float(measured.get("step", whole))
     others = numbers[~np.isin(numbers, given["atoms"])]
     usual = others if len(others) else numbers
@@ -875,7 +914,7 @@ def _contents(column: Column) -> str:
         shown = ", ".join(column.values[:5]) + (", …" if len(column.values) > 5 else "")
         return f"{len(column.values):,} values: {shown}"
     text = {"real": "real numbers", "positive": "positive numbers, by their logarithm", "count": "0, 1, 2, …"}[column.kind]
-    whole = WHOLE.get(column.step * (DAY if column.unit.startswith("days") else 1.0), "") if column.unit else ""
+    whole = WHOLE.get(_type_name(column.dtype), {}).get(column.step, "")
     step = f"whole {whole}" if whole else f"in steps of {column.step:g}"
     atoms = f"often {', '.join(f'{atom:g}' for atom in column.atoms)}" if column.atoms else ""
     return "; ".join(part for part in (text, column.unit, step if column.step else "", atoms) if part)

@@ -129,12 +129,11 @@ def _read_csv(path: Path) -> pa.Table:
     try:
         table = read()
     except pa.ArrowInvalid:
-        _refuse_open_quote(path, mark)
-        _refuse_ragged(path, mark, len(names))
+        _refuse_strange(path, mark, len(names))
         # The first megabyte decides on types, and further down there is something else: look at all of it first.
         table = read(block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK))
     if _lines_in(path) > table.num_rows + (skipped if named else 0):
-        _refuse_open_quote(path, mark)
+        _refuse_strange(path, mark)
     if any(pa.types.is_binary(column.type) for column in table.columns):
         decode_text(path.read_bytes(), path)
     columns = dict(enumerate(table.columns))
@@ -163,15 +162,6 @@ def _are_codes(text: Any) -> bool:
     return bool(pc.any(pc.match_substring_regex(text, rf"^\s*(?:{CODE})")).as_py())
 
 
-def _refuse_ragged(path: Path, mark: str, width: int) -> None:
-    """Raise :class:`DataError` with the number of the first line that has more or fewer cells: pyarrow does not say where."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=mark)
-        for cells in reader:
-            if cells and len(cells) != width:
-                raise DataError(f"'{path}', line {reader.line_num}: {len(cells)} cells, expected {width} as in the first line")
-
-
 def _lines_in(path: Path) -> int:
     """Return the number of lines in a file, whether or not the last one has an end."""
     last, count = b"\n", 0
@@ -181,8 +171,11 @@ def _lines_in(path: Path) -> int:
     return count + (last != b"\n")
 
 
-def _refuse_open_quote(path: Path, mark: str) -> None:
-    """Raise :class:`DataError` when a quote is not closed before the next one, or never: rows are swallowed by such a cell."""
+def _refuse_strange(path: Path, mark: str, width: int | None = None) -> None:
+    """Raise :class:`DataError` with the line of a row with more or fewer cells than ``width``, which pyarrow does not say.
+
+    So does a quote that is not closed before the next one, or never: such a cell swallows rows.
+    """
     line, own = 1, list[str]()
 
     def read(file: TextIO) -> Iterator[str]:
@@ -191,10 +184,12 @@ def _refuse_open_quote(path: Path, mark: str) -> None:
             yield text
 
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        for _ in csv.reader(read(file), delimiter=mark):
+        for cells in csv.reader(read(file), delimiter=mark):
             if len(own) > 1 and not _is_strict("".join(own), mark):
                 told = "a quote is opened there and not closed before the end of a cell"
                 raise DataError(f"'{path}', line {line}: {told}")
+            if width and cells and len(cells) != width:
+                raise DataError(f"'{path}', line {line}: {len(cells)} cells, expected {width} as in the first line")
             line += len(own)
             own.clear()
 
