@@ -107,6 +107,10 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         ("\n\na,b\n1,x\n2,y\n", {"a": [1, 2], "b": ["x", "y"]}),
         ('"a\nlong",b\n1,x\n2,y\n', {"a\nlong": [1, 2], "b": ["x", "y"]}),
         ('\r\n"a\r\n\r\nlong",b\r\n1,x\r\n2,y\r\n', {"a\r\n\r\nlong": [1, 2], "b": ["x", "y"]}),
+        ("town,2019,2020\nHalle,5,6.5\nKiel,7,8\n", {"town": ["Halle", "Kiel"], "2019": [5, 7], "2020": [6.5, 8.0]}),
+        ("Halle,2019,2020\nKiel,2001,2002\n", {
+            "column 0": ["Halle", "Kiel"], "column 1": [2019, 2001], "column 2": [2020, 2002],
+        }),
         ("1.5,2.5\n\n3.5,4.5\n", {"column 0": [1.5, 3.5], "column 1": [2.5, 4.5]}),
         ("zip,phone,key,delta\n01234,+491234567,12345678901234567890,-0.5\n10001,,7,0.25\n", {
             "zip": ["01234", "10001"], "phone": ["+491234567", None], "key": ["12345678901234567890", "7"],
@@ -119,7 +123,8 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         ('a,b\n1,5"\n2,"' + 70_000 * "z\n" + '"\n3,x\n', {"a": [1, 2, 3], "b": ['5"', (70_000 * "z\n").strip(), "x"]}),
     ],
     ids=[
-        "blank lines", "two lines in a name", "three lines in a name", "no names", "digits that are no number", "inches",
+        "blank lines", "two lines in a name", "three lines in a name", "years as names", "years as cells", "no names",
+        "digits that are no number", "inches",
         "spaces behind quotes", "a long cell",
     ],
 )  # fmt: skip

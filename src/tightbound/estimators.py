@@ -55,6 +55,7 @@ PARTS: dict[str, TypeAdapter[Any]] = {"prior": TypeAdapter(PriorSpec), "likeliho
 # A density as fine as the data allows is decided by its finest columns; to an outlier all columns count alike.
 BLURRED = Gaussian(noise="fixed", scale=0.3)
 ENOUGH_DRAWS, MANY_HOLES = 20, 0.05
+NO_NUMBERS = (nw.String, nw.Categorical, nw.Enum, nw.Date, nw.Datetime)
 PLANNED = ("epochs", "steps", "batch_size", "learning_rate", "weight_decay")  # parameters that are the plan's
 
 
@@ -506,7 +507,10 @@ def _is_table(X: Any) -> bool:
         return False
     except (ValueError, nw.exceptions.NarwhalsError):
         frame = as_frame(X)  # which says what is wrong
-    return all(isinstance(name, str) for name in frame.columns)
+    named = all(isinstance(name, str) for name in frame.columns)
+    if not named and any(column.dtype in NO_NUMBERS for column in frame.iter_columns()):
+        as_frame(X)  # it is no array either: which says what a table has
+    return named
 
 
 def _repeated(sample_weight: Any, count: int) -> np.ndarray:

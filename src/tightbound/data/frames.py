@@ -459,7 +459,8 @@ def as_frame(table: Any) -> nw.DataFrame[Any]:
     if twice:
         raise DataError(f"column names occur more than once: {', '.join(map(repr, twice))}; rename them")
     if not all(isinstance(name, str) for name in names):
-        raise DataError(f"column names must be text, got {next(name for name in names if not isinstance(name, str))!r}")
+        number = next(name for name in names if not isinstance(name, str))
+        raise DataError(f"column names must be text, got {number!r}; in pandas X.rename(columns=str) gives such names")
     return frame
 
 

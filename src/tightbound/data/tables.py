@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from array import array as packed
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ def read_table(path: Path, label: str | None = None, exposure: str | None = None
     """
     text = decode_text(path.read_bytes(), path)
     lines = _lines(text, delimiter_of(text), path)
-    first = list(islice(lines, 2))
+    first = list(itertools.islice(lines, 2))
     header = first[0].cells if first and is_header(*(line.cells for line in first)) else []
     body = first[1:] if header else first
     if not body:
@@ -58,7 +58,7 @@ def read_table(path: Path, label: str | None = None, exposure: str | None = None
     columns = _columns(header, len(first[0].cells), label, path)
     # Python's float reads 1_5 as fifteen; the check costs time, so it is left out where no line can need it.
     convert = _plain_number if text.find("_", text.find("\n")) >= 0 else float
-    x, labels = _numbers(chain(body, lines), columns, convert, path)
+    x, labels = _numbers(itertools.chain(body, lines), columns, convert, path)
     raw = Raw(x, labels, columns.label_apart(), notes=tuple(_header_notes(header, columns)))
     return _without_row_numbers(raw if exposure is None else _exposure_apart(raw, columns, exposure, path))
 
@@ -112,9 +112,19 @@ def is_header(first: list[str], second: list[str] | None = None) -> bool:
     texts = [_is_text(cell) for cell in first]
     if any(texts) and all(text or not cell.strip() for text, cell in zip(texts, first, strict=True)):
         return True
+    if any(texts) and _are_years(first, texts) and not _are_years(second or [], texts):
+        return True
     if any("." in cell and not text for text, cell in zip(texts, first, strict=True)):
         return False  # names may be whole numbers, such as years, but not 5.1
     return any(text and not _is_text(cell) for text, cell in zip(texts, second or (), strict=False))
+
+
+def _are_years(cells: list[str], texts: list[bool]) -> bool:
+    """Whether the cells in columns that have no text are years, one after another."""
+    years = [cell.strip() for text, cell in zip(texts, cells, strict=False) if not text]
+    if len(years) < 2 or not all(re.fullmatch(r"[12]\d{3}", year) for year in years):
+        return False
+    return all(int(after) - int(before) == 1 for before, after in itertools.pairwise(years))
 
 
 def _columns(header: list[str], width: int, label: str | None, path: Path) -> _Columns:
