@@ -519,6 +519,15 @@ def test_objects_with_a_zone_stay_in_it(zone: tzinfo) -> None:
         assert moment.timestamp() == cells[2].timestamp() and moment.utcoffset() == cells[2].utcoffset()
 
 
+def test_the_ends_of_the_calendar_have_a_zone_too() -> None:
+    """Where a moment there has no local time it stays in UTC; what people are shown is in UTC everywhere."""
+    dtype = "Datetime(time_unit='us', time_zone='America/New_York')"
+    column = Column(kind="real", name="since", scale=1e12, dtype=dtype)
+    first, last = column.cells(np.array([-1e9, 1e9]))
+    assert (first, last.year, last.microsecond > 0) == (datetime(1, 1, 1, tzinfo=UTC), 9999, True)
+    assert column.moment(0.0, minutes=True) == "1970-01-01 00:00" and column.cells(np.zeros(1))[0].hour == 19
+
+
 def test_types_that_arrow_does_not_have_are_left_to_the_library() -> None:
     """Categories that are of several types come back as their words, and cost the column beside them nothing."""
     table = pd.DataFrame(

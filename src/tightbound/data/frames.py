@@ -208,7 +208,8 @@ class Column(Spec):
 
     def moment(self, number: float, *, minutes: bool = False) -> str:
         """Return what a number of the column stands for, where the cells were dates: the day, or the minute of a time."""
-        return str(_typed(number, self.dtype))[: 16 if minutes else 10]
+        in_utc = self.dtype.partition(", time_zone=")[0]  # as conditions are
+        return str(_typed(number, in_utc))[: 16 if minutes else 10]
 
 
 class LeftOut(Spec):
@@ -706,7 +707,11 @@ def _moment(seconds: float, dtype: str) -> datetime:
     latest = DAY * (LATEST + 1) - max(10.0**-places, 1e-4)  # nearer to its end a double has the next day
     moment = EPOCH + timedelta(seconds=round(min(max(seconds, DAY * EARLIEST), latest), places))
     zone = re.search(r"time_zone='(.+?)'", dtype)
-    return moment.astimezone(_zone(zone[1])) if zone else moment.replace(tzinfo=None)
+    if not zone:
+        return moment.replace(tzinfo=None)
+    with contextlib.suppress(OverflowError):  # in the first and last hours of the calendar
+        return moment.astimezone(_zone(zone[1]))
+    return moment
 
 
 @cache
