@@ -291,8 +291,42 @@ def test_what_cannot_be_learnt_is_refused() -> None:
             tb.VAEDensity(**SMALL, warmup=wrong).fit(correlated())
     with refused("'a'", error=DataError):
         tb.VAEDensity(**SMALL).fit(pd.DataFrame(correlated(), columns=["a", "a", "b"]))
-    with refused("column names must be text, got 0; in pandas X.rename(columns=str)", error=DataError):
-        tb.VAEDensity(**SMALL).fit(pd.DataFrame([["a", 1.5], ["b", 2.5]] * 9))
+    days = pd.period_range("2020-01-01", periods=18)
+    for table in (
+        pd.DataFrame([["a", 1.5], ["b", 2.5]] * 9),
+        pd.DataFrame({0: days}),
+        pd.DataFrame({"a": [1.5] * 9, 0: [2.5] * 9}),
+    ):
+        with refused("column names must be text, got 0; in pandas X.rename(columns=str)", error=DataError):
+            tb.VAEDensity(**SMALL).fit(table)
+    for name, wrong in (("k", "x"), ("k", 0), ("draws", 2.5), ("draws", 0), ("validation", "x"), ("hidden", b"ab")):
+        with refused(f"{name}: expected", error=SpecError):
+            tb.VAEDensity(**{**SMALL, name: wrong}).fit(correlated())
+
+
+def test_an_outlier_detector_needs_rows_that_were_set_apart(tmp_path: Path) -> None:
+    density = tb.VAEDensity(hidden=(8,), steps=3, random_state=0).fit(correlated())
+    density.save(tmp_path / "density")
+    for detector in (density.as_role(tb.VAEOutlierDetector), tb.VAEOutlierDetector.load(tmp_path / "density")):
+        for ask in (detector.predict, detector.p_values):
+            with refused("it was fitted in another role, without rows set apart", error=DataError):
+                ask(correlated())
+
+
+def test_latents_far_out_decode_to_what_the_columns_can_hold() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"byte": rng.integers(0, 256, 200).astype("uint8"), "small": pd.array(rng.integers(-99, 99, 200), "Int16")}
+    )
+    transformer = tb.VAETransformer(hidden=(8,), steps=20, latent=2, random_state=0).fit(table)
+    back = transformer.inverse_transform(50.0 * rng.normal(size=(40, 2)))
+    assert back.dtypes.to_dict() == table.dtypes.to_dict()
+
+
+def test_holes_of_a_numbered_data_frame_may_be_of_a_type_of_pandas() -> None:
+    table = pd.DataFrame({0: np.arange(40.0), 1: pd.array([1, 2, None, 3] * 10, "Int64")})
+    filled = tb.VAEImputer(hidden=(8,), steps=3, random_state=0).fit(table).transform(table)
+    assert np.isfinite(filled).all() and (filled[:, 0] == np.arange(40.0)).all()
 
 
 def test_synthetic_rows_lie_within_what_was_seen_and_less_weight_of_the_kl_lets_the_latents_carry_more() -> None:

@@ -1,6 +1,7 @@
 """Tables of mixed columns: what they are taken for, and that cells become sites and back."""
 
 import re
+import warnings
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import tightbound as tb
 from data_checks import refused
 from tightbound.data.frames import Column, TableSchema, infer
-from tightbound.errors import DataError
+from tightbound.errors import DataError, FormatError
 
 ROWS = 60
 RNG = np.random.default_rng(0)
@@ -459,6 +460,18 @@ HELD = {
     "pandas intervals of moments": pd.Series(pd.cut(pd.to_datetime(["2020-01-01", None, "2021-01-01"]), 2, right=False)),
     "pandas periods": pd.Series(pd.PeriodIndex(["2020-01", None, "2021-01"], freq="M")).astype("category"),
     "polars int128": pl.Series([1, None, 300], dtype=pl.Int128),
+    "polars enum of numbers": pl.Series(["1.0", None, "3.50"], dtype=pl.Enum(["3.50", "2.0", "1.0"])),
+    **{
+        f"pandas categories of {name}": pd.Series([known[0], None, known[1]]).astype(pd.CategoricalDtype(known))
+        for name, known in {
+            "numbers as text": pd.Index(["1.0", "3.50"]), "halves": pd.Index([1.0, 0.5]),
+            "singles": pd.Index([0.2, 1.0], dtype="float32"),
+            "Int64": pd.Index([3, 1], dtype="Int64"), "truth": pd.Index([True, False], dtype="boolean"),
+            "zones": pd.DatetimeIndex(["2021-01-01", "2020-06-01"]).tz_localize("Europe/Berlin"),
+            "decimals": pd.Index([Decimal("1.50"), Decimal("3.00")], dtype=object),
+            "days": pd.Index([date(2021, 1, 1), date(2020, 1, 1)], dtype=object),
+        }.items()
+    },
     **{
         f"pyarrow dictionary of {name}": pa.chunked_array([pa.array(cells, kind).dictionary_encode()])
         for name, (kind, cells) in {
@@ -526,6 +539,86 @@ def test_the_ends_of_the_calendar_have_a_zone_too() -> None:
     first, last = column.cells(np.array([-1e9, 1e9]))
     assert (first, last.year, last.microsecond > 0) == (datetime(1, 1, 1, tzinfo=UTC), 9999, True)
     assert column.moment(0.0, minutes=True) == "1970-01-01 00:00" and column.cells(np.zeros(1))[0].hour == 19
+
+
+@pytest.mark.parametrize("holes", [[None] * 3, [np.nan] * 3, ["?"] * 3], ids=["none", "NaN", "marks"])
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_a_column_without_a_single_cell_is_filled_in_the_type_of_training(holes: list, library: str) -> None:
+    """Its own type says nothing; the dates had become numbers of days as if they were seconds."""
+    table = {
+        "day": [date(2020, 1, 1), date(2020, 1, 3), date(2020, 2, 1)], "at": [datetime(2020, 1, 1, hour) for hour in (3, 4, 9)],
+        "size": [1.5, 2.5, 4.0], "kind": ["a", "b", "a"], "on": [True, False, True], "count": [2, 30, 400],
+    }  # fmt: skip
+    trained = nw.from_dict(table, backend=library).to_native()
+    schema = infer(trained)
+    x = schema.encode(trained).x
+    for name, cells in table.items():
+        given = nw.from_native(trained).with_columns(nw.new_series(name, holes, backend=library)).to_native()
+        filled, before = (columns_of(rows)[name] for rows in (schema.fill(given, x), trained))
+        assert filled == before == [*cells], name
+
+
+def test_a_hole_does_not_change_the_words_of_intervals() -> None:
+    """In a list, pandas has (18, 65] for whole bounds, and (18.0, 65.0] as soon as one cell is missing."""
+    age = np.array([5.0, 30.0, 80.0] * 10)
+    whole = pd.DataFrame({"age": pd.cut(age, [0, 18, 65, 100]), "size": np.arange(30.0) ** 1.5})
+    holed = whole.copy()
+    holed.loc[4, "age"] = None
+    for trained, given in ((whole, holed), (holed, whole)):
+        schema = infer(trained)
+        data = schema.encode(given)
+        assert not data.notes and schema.column("age").values == ("(0, 18]", "(18, 65]", "(65, 100]")
+        assert schema.decode(data.x)["age"].dtype == whole["age"].dtype
+    filled = schema.fill(holed, schema.encode(whole).x)
+    pd.testing.assert_frame_equal(filled, whole)
+
+
+def test_a_category_that_the_given_column_lacks_comes_after_its_own() -> None:
+    trained = pd.DataFrame({"age": pd.cut([0.1, 0.5, 0.9] * 5, [0, 0.3, 0.6, 1.0]), "size": np.arange(15.0) ** 1.5})
+    schema = infer(trained)
+    given = pd.DataFrame({"age": pd.cut([0.1, 0.2, np.nan], [0, 0.3]), "size": [1.0, 2.0, 3.0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filled = schema.fill(given, schema.encode(trained).x[[0, 0, 2]])["age"]
+    assert filled.tolist() == [pd.Interval(0, 0.3), pd.Interval(0, 0.3), pd.Interval(0.6, 1.0)]
+    assert list(filled.cat.categories) == [pd.Interval(0, 0.3), pd.Interval(0.6, 1.0)]
+
+
+def test_what_another_library_cannot_hold_is_an_error_of_ours() -> None:
+    far = timezone(timedelta(hours=5, minutes=30))
+    moments = pa.table({"at": pa.array([0, 10**12, 2 * 10**12], pa.timestamp("ms", "+05:30")), "size": [1.5, 2.5, 4.0]})
+    schema = infer(moments)
+    there = schema.decode(schema.encode(moments).x, library="polars")["at"]
+    assert there[1].timestamp() == 10**9 and moments["at"][1].as_py().utcoffset() == far.utcoffset(None)
+    large = pl.DataFrame({"n": pl.Series([2**100, 2**101, 2**102], dtype=pl.Int128), "size": [1.5, 2.5, 4.0]})
+    schema = infer(large)
+    assert schema.decode(schema.encode(large).x).schema == large.schema
+    with refused("column 'n' cannot be one of pyarrow", error=DataError):
+        schema.decode(schema.encode(large).x, library="pyarrow")
+    with refused("there are tables of pandas, polars, pyarrow, not of 'duckdb'", error=DataError):
+        schema.decode(schema.encode(large).x, library="duckdb")
+    with refused("the types of the columns in a stored schema are damaged", error=FormatError):
+        schema.replace(types=schema.types[:40]).decode(schema.encode(large).x)
+
+
+def test_holes_of_columns_that_are_left_out_are_counted_whatever_their_type() -> None:
+    keys = [f"key {number}" for number in range(30)]
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        for markers, holes in (((), 1), (("?", "na"), 3)):
+            column = pa.chunked_array([pa.array([None, " ? ", "NA", *keys], kind)])
+            table = pa.table({"key": column, "size": np.arange(33.0) ** 1.5})
+            schema = infer(table, markers=markers)
+            assert [out.name for out in schema.left_out] == ["key"]
+            assert schema.unfilled(table)[0].endswith("its 1 hole stays" if holes == 1 else f"its {holes} holes stay")
+
+
+def test_numbers_that_are_all_equal_beside_an_atom_do_not_set_the_scale() -> None:
+    """They had a scale of 1, and the atom lay 10¹⁰ from them, where no network can learn anything."""
+    at = np.array([-8.5e9] * 3 + [7.25e9] * 40)
+    column = infer(
+        pd.DataFrame({"at": at, "size": np.arange(43.0) ** 1.5}), columns={"at": {"kind": "real", "step": 0}}
+    ).column("at")
+    assert column.atoms == (7.25e9,) and np.abs(column.encode(at)).max() < 10
 
 
 def test_types_that_arrow_does_not_have_are_left_to_the_library() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -111,6 +112,16 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         ("Halle,2019,2020\nKiel,2001,2002\n", {
             "column 0": ["Halle", "Kiel"], "column 1": [2019, 2001], "column 2": [2020, 2002],
         }),
+        ("town,2021,2011,2001\nHalle,5,6.5,1\nKiel,7,8,2\n", {
+            "town": ["Halle", "Kiel"], "2021": [5, 7], "2011": [6.5, 8.0], "2001": [1, 2],
+        }),
+        ("39, State-gov, 77516\n50, ?, 83311\n38, Private, 21564\n", {
+            "column 0": [39, 50, 38], "column 1": ["State-gov", None, "Private"], "column 2": [77516, 83311, 21564],
+        }),
+        ('Name, "Sex", n\n"Alex", "M", "1.5"\n"Kim",  "F" , "2.5"\n', {
+            "Name": ["Alex", "Kim"], "Sex": ["M", "F"], "n": [1.5, 2.5],
+        }),
+        ("a,b\n0x1F,x\n0x2A,y\n", {"a": ["0x1F", "0x2A"], "b": ["x", "y"]}),
         ("1.5,2.5\n\n3.5,4.5\n", {"column 0": [1.5, 3.5], "column 1": [2.5, 4.5]}),
         ("zip,phone,key,delta\n01234,+491234567,12345678901234567890,-0.5\n10001,,7,0.25\n", {
             "zip": ["01234", "10001"], "phone": ["+491234567", None], "key": ["12345678901234567890", "7"],
@@ -123,8 +134,8 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         ('a,b\n1,5"\n2,"' + 70_000 * "z\n" + '"\n3,x\n', {"a": [1, 2, 3], "b": ['5"', (70_000 * "z\n").strip(), "x"]}),
     ],
     ids=[
-        "blank lines", "two lines in a name", "three lines in a name", "years as names", "years as cells", "no names",
-        "digits that are no number", "inches",
+        "blank lines", "two lines in a name", "three lines in a name", "years as names", "years as cells", "years downward",
+        "a mark in the second row", "spaces before quotes", "hexadecimal", "no names", "digits that are no number", "inches",
         "spaces behind quotes", "a long cell",
     ],
 )  # fmt: skip
@@ -147,6 +158,7 @@ OPEN = [
     (3, b'a,b\n1,x\n2,"y\n3,z\n'),
     (3, b'a,b\n1,x\n2,"y\n3,z'),
     (2, b'1,2,5\n3,"4,5\n5,"6,5\n7,8,5\n9,1,5\n'),
+    (2, b'a,b\r1,"x\r2,y\r3,"z"\r4,w\r'),
 ]
 
 
@@ -348,6 +360,25 @@ def test_conditions_that_mean_nothing_are_refused(given: str, words: str, error:
     schema = tb.infer(people(), columns={"height": "positive"})
     with refused(words, error=error):
         tb.conditions(schema, given)
+
+
+def test_what_only_a_library_knows_is_written_as_words_and_numbers(tmp_path: Path) -> None:
+    sparse = pd.arrays.SparseArray([0.0, 0.5, 0.0])
+    table = pd.DataFrame(
+        {"size": sparse, "age": pd.cut([1, 2, 3], [0, 2, 4]), "month": pd.period_range("2020-01", periods=3, freq="M")}
+    )
+    large = pl.DataFrame({"n": pl.Series([1, None, 3], dtype=pl.Int128)})
+    for suffix in (".csv", ".parquet"):
+        tb.write_table(tmp_path / f"table{suffix}", table)
+        back = tb.read_table(tmp_path / f"table{suffix}").to_pydict()
+        assert (
+            back["size"] == [0.0, 0.5, 0.0] and back["age"] == ["(0, 2]", "(0, 2]", "(2, 4]"] and back["month"][0] == "2020-01"
+        )
+        tb.write_table(tmp_path / f"large{suffix}", large)
+        assert tb.read_table(tmp_path / f"large{suffix}")["n"].to_pylist() == [1, None, 3]
+    with refused("column 'n' is of type Int128, which files have nothing for", error=DataError):
+        tb.write_table(tmp_path / "larger.csv", large.with_columns(n=pl.lit(2**100, dtype=pl.Int128)))
+    assert not (tmp_path / "larger.csv").exists()
 
 
 @pytest.mark.parametrize(

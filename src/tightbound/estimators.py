@@ -22,7 +22,7 @@ from sklearn.base import (
     OutlierMixin,
     TransformerMixin,
 )
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tightbound.completion import complete, conformal_p_values, impute
@@ -55,7 +55,6 @@ PARTS: dict[str, TypeAdapter[Any]] = {"prior": TypeAdapter(PriorSpec), "likeliho
 # A density as fine as the data allows is decided by its finest columns; to an outlier all columns count alike.
 BLURRED = Gaussian(noise="fixed", scale=0.3)
 ENOUGH_DRAWS, MANY_HOLES = 20, 0.05
-NO_NUMBERS = (nw.String, nw.Categorical, nw.Enum, nw.Date, nw.Datetime)
 PLANNED = ("epochs", "steps", "batch_size", "learning_rate", "weight_decay")  # parameters that are the plan's
 
 
@@ -207,7 +206,14 @@ class _Estimator(BaseEstimator):
         problems = []
         if not isinstance(self.members, int | np.integer) or self.members < 1:
             problems.append(("members", f"expected a whole number of at least 1, got {self.members!r}"))
-        if not np.iterable(self.hidden) or isinstance(self.hidden, str):
+        for name, least in (("k", 1), ("draws", 1)):
+            value = getattr(self, name)
+            if not (name == "k" and value is None) and (not isinstance(value, int | np.integer) or value < least):
+                problems.append((name, f"expected a whole number of at least {least}, got {value!r}"))
+        for name in ("validation", "calibration"):
+            if not isinstance(getattr(self, name), Real):
+                problems.append((name, f"expected a share of the rows, got {getattr(self, name)!r}"))
+        if not np.iterable(self.hidden) or isinstance(self.hidden, str | bytes):
             problems.append(("hidden", f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"))
         if not isinstance(self.false_alarms, Real) or not 0.0 < self.false_alarms < 1.0:
             problems.append(("false_alarms", f"expected a share between 0 and 1, got {self.false_alarms!r}"))
@@ -328,7 +334,7 @@ class _Estimator(BaseEstimator):
         if isinstance(self.schema_, TableSchema):
             return self.schema_.fill(X, x)
         assert data.observed is not None
-        u = np.asarray(X, np.float64)
+        u = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
         return np.where(data.observed[:, : u.shape[1]], u, self.schema_.decode(x))
 
     def as_role(self, role: type[_Estimator]) -> Any:
@@ -408,7 +414,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimat
     def inverse_transform(self, Z: Any) -> Any:
         """Return E[x|z] for rows of Z, as an array or table like the one that was fitted on."""
         check_is_fitted(self)
-        return self.schema_.decode(decode(self.model_, np.asarray(Z)))
+        x = decode(self.model_, np.asarray(Z))
+        return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
     @property
     def _n_features_out(self) -> int:
@@ -447,12 +454,20 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
     def _suggested(self, sites: Sites) -> dict[str, Any]:
         return {"prior": VampPrior(components=200), "likelihood": Columns(real=BLURRED) if sites.parts else BLURRED}
 
+    def _calibrated(self) -> None:
+        """Raise :class:`DataError` for a fit in another role, which has set no rows apart."""
+        check_is_fitted(self)
+        if not hasattr(self, "offset_"):
+            raise DataError("it was fitted in another role, without rows set apart to compare with; fit a VAEOutlierDetector")
+
     def p_values(self, X: Any) -> np.ndarray:
         """Return conformal p-values: small for rows unlike those it was fitted on."""
+        self._calibrated()
         return conformal_p_values(self.score_samples(X), self.calibration_scores_)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return log p(row) above that from which on a row is no outlier: negative for outliers."""
+        self._calibrated()
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
@@ -507,10 +522,14 @@ def _is_table(X: Any) -> bool:
         return False
     except (ValueError, nw.exceptions.NarwhalsError):
         frame = as_frame(X)  # which says what is wrong
-    named = all(isinstance(name, str) for name in frame.columns)
-    if not named and any(column.dtype in NO_NUMBERS for column in frame.iter_columns()):
-        as_frame(X)  # it is no array either: which says what a table has
-    return named
+    named = [isinstance(name, str) for name in frame.columns]
+    if any(named) != all(named) or not (all(named) or all(map(_may_be_numbers, frame.iter_columns()))):
+        as_frame(X)  # it is neither: which says what a table has
+    return all(named)
+
+
+def _may_be_numbers(column: nw.Series[Any]) -> bool:
+    return column.dtype.is_numeric() or column.dtype in (nw.Boolean, nw.Object)
 
 
 def _repeated(sample_weight: Any, count: int) -> np.ndarray:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tightbound.completion import Models, complete, conformal_p_values, site_scores
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import Column, TableSchema, seconds_or_days
+from tightbound.data.frames import NUMBER, SIDES, Column, TableSchema, seconds_or_days
+from tightbound.data.held import as_word
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
@@ -75,6 +76,8 @@ def conditions(schema: TableSchema, text: str) -> tuple[Condition, ...]:
     >>> [condition.codes for condition in conditions(schema, "age=30..,sex=F|M")]
     [(), (0.0, 1.0)]
     """
+    if not isinstance(text, str):
+        raise SpecError("given", (("", f"expected text such as 'age=30..40,sex=F', got {text!r}"),))
     masked, quoted = _masked(text)
     found = tuple(_condition(schema, part, quoted) for part in masked.split(",") if part.strip())
     numbers = [condition.number for condition in found]
@@ -138,7 +141,7 @@ def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condi
         return Condition(number, *2 * (_code(column, low),))
     least = _end(column, low, lower=True) if low else -math.inf
     most = _end(column, high, lower=False) if high else math.inf
-    if least > most:
+    if least > most or most == -math.inf:
         raise DataError(f"nothing of column '{column.name}' is in {low}..{high}: expected LOW..HIGH with LOW at most HIGH")
     return Condition(number, least, most)
 
@@ -147,7 +150,10 @@ def _code(column: Column, word: str) -> float:
     """Return the site of a value in words."""
     if column.values:
         sides = {value.lower(): value for value in column.values} if column.kind == "boolean" else {}
+        sides |= {SIDES[value]: value for value in sides.values() if value in SIDES}
         value = sides.get(word.lower(), word)
+        if value not in column.values and re.fullmatch(NUMBER, value):
+            value = as_word(float(value))
         if value not in column.values:
             known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
             raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")

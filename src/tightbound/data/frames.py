@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from tightbound.data.arrays import Dataset
-from tightbound.data.held import as_word, described, empty_columns, made, scattered
+from tightbound.data.held import LIBRARIES, as_word, categories, described, empty_columns, made, scattered
 from tightbound.data.raw import MARKERS
 from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
@@ -38,6 +38,7 @@ __all__ = ["CODE", "Cells", "Column", "LeftOut", "TableSchema", "as_frame", "inf
 
 ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
 LEFT_OUT = "left-out"
+CATEGORIES = ("Categorical", "Enum")
 LEVELLED = ("category", "ordinal", "boolean")
 SITE: dict[str, Kind] = {
     "real": "real", "positive": "real", "count": "count", "boolean": "binary", "category": "category", "ordinal": "levels",
@@ -64,8 +65,10 @@ EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  
 # What moments may all be multiples of, by their type and in its unit, the largest first.
 WHOLE = {"Date": {1.0: "days"}, "Datetime": {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
-NO_CELLS = ("List", "Array", "Struct", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
-CODE = r"[+-]?0\d|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, +4912345, long keys
+NO_CELLS = ("List", "Array", "Struct", "Map", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
+CODE = (
+    r"[+-]?0[\dxX]|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, 0x1F, +4912345, long keys
+)
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"  # as text
 SIDES = {"0": "False", "1": "True", "False": "0", "True": "1"}  # of booleans, as one library or another writes them
 
@@ -323,6 +326,8 @@ class TableSchema(Spec):
         ``like``. A column of one value has it again; other columns that were left out are not there.
         """
         library = library or (self.library if like is None else as_frame(like).implementation.value)
+        if library not in LIBRARIES:
+            raise DataError(f"there are tables of {', '.join(LIBRARIES)}, not of {library!r}")
         cells = {column.name: column.cells(x[:, number]) for number, column in enumerate(self.columns)}
         cells |= {out.name: [_typed(out.value, out.dtype)] * len(x) for out in self.left_out if out.value is not None}
         types = empty_columns(self.types, library)
@@ -360,13 +365,17 @@ class TableSchema(Spec):
         Columns keep their types, unless these cannot hold a number that is filled in, as int8 cannot hold 1,000.
         """
         frame = as_frame(table)
-        filled = []
+        filled, library = [], frame.implementation.value
+        types = empty_columns(self.types, library)
         for number, column in enumerate(self.columns):
-            cells = Cells(frame[column.name], self.markers)
+            series, typed = frame[column.name], types.get(column.name)
+            cells = Cells(series, self.markers)
             holes = np.flatnonzero(~cells.seen)
-            if len(holes):
-                new = column.cells(column.within(x[holes, number]), cells)
-                filled.append(scattered(frame[column.name], holes, new))
+            sites = column.within(x[holes, number])
+            if not cells.seen.any():  # its type says nothing of what it holds
+                filled.append(made(column.name, column.cells(sites), library, typed, column.dtype))
+            elif len(holes):
+                filled.append(scattered(series, holes, column.cells(sites, cells), typed))
         return frame.with_columns(*filled).to_native() if filled else frame.to_native()
 
     def lines(self) -> list[tuple[str, str, str]]:
@@ -467,10 +476,11 @@ def as_frame(table: Any) -> nw.DataFrame[Any]:
 
 def _holes(series: nw.Series[Any], markers: tuple[str, ...]) -> int:
     """Return the number of missing cells in a column; text is counted by its library, a million identifiers in no time."""
-    if series.dtype != nw.String:
-        return int((~Cells(series, markers).seen).sum())
-    words = series.drop_nulls().str.strip_chars().str.to_lowercase()
-    return series.null_count() + int(words.is_in([marker.lower() for marker in markers]).sum())
+    if series.dtype == nw.String and markers:
+        with contextlib.suppress(NotImplementedError):  # of pyarrow, for its newest types of text
+            words = series.drop_nulls().str.strip_chars().str.to_lowercase()
+            return series.null_count() + int(words.is_in([marker.lower() for marker in markers]).sum())
+    return int((~Cells(series, markers).seen).sum())
 
 
 def _padding(atoms: tuple[float, ...]) -> int:
@@ -489,7 +499,10 @@ class Cells:
         dtype = series.dtype
         self.dtype, self.seen = str(dtype), ~series.is_null().to_numpy().astype(bool)
         if dtype in (nw.Object, nw.Unknown):
-            self.dtype = _of_objects(series.drop_nulls().to_list(), self.dtype)
+            cells = series.drop_nulls().to_list()
+            self.dtype = _of_objects(cells, self.dtype)
+            if self.dtype.startswith("Datetime") and len({cell.tzinfo is None for cell in cells}) > 1:
+                raise DataError(f"column '{series.name}' has moments with a zone and without one; give all of them one")
         elif dtype == nw.Decimal:
             self.dtype = _of_objects(series.drop_nulls().head(1).to_list(), self.dtype)  # all have as many places
         if self.dtype == "Boolean":
@@ -500,14 +513,18 @@ class Cells:
         elif self.is_moment:
             self.numbers = self._each(series, seconds_or_days)
         else:
-            cells = series.to_list()
-            self.text = np.array(
-                [str(cell).strip() if seen else "" for cell, seen in zip(cells, self.seen, strict=True)], object
-            )
+            self.text = self._words(series)
             self.seen &= ~np.isin(np.char.lower(self.text.astype(str)), [word.lower() for word in markers])
             self.numbers = _as_numbers(self.text, self.seen)
         if self.numbers is not None:
             self.numbers = np.where(self.seen, self.numbers, np.nan)
+
+    def _words(self, series: nw.Series[Any]) -> np.ndarray:
+        if known := categories(series):  # as such: in a list, a single hole makes floats of whole numbers
+            return np.array([*(str(category).strip() for category in known[0]), ""], object)[known[1]]
+        return np.array(
+            [str(cell).strip() if seen else "" for cell, seen in zip(series.to_list(), self.seen, strict=True)], object
+        )
 
     def _as_doubles(self, series: nw.Series[Any]) -> np.ndarray:
         if series.dtype in (nw.Object, nw.Unknown):
@@ -532,6 +549,8 @@ class Cells:
         """The cells themselves by their words, where they are no numbers: what stands for a word may be of any type."""
         if self.text is None:
             return {}
+        if known := categories(self.series):
+            return {str(category).strip(): category for category in known[0]}
         cells = self.series.to_list()
         return {self.text[row]: cells[row] for row in np.flatnonzero(self.seen)[::-1]}
 
@@ -787,6 +806,11 @@ def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[An
     if cells.numbers is not None:
         _refuse_infinite(name, cells.numbers)
     chosen = kind or _suggest(cells, found)
+    if not kind and chosen not in LEVELLED and cells.type_name in CATEGORIES:
+        chosen = _suggest(cells.as_words(), found)  # whoever made categories of numbers wants no others
+    if chosen in LEVELLED:  # 1.0 stays 1.0 where it is text
+        cells = cells.as_words()
+        found = cells.distinct()
     if chosen is None:
         count = int(cells.seen.sum())
         reason = f"it looks like an identifier, {len(found):,} values in {count:,} rows"
@@ -899,7 +923,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         whole = _moment_step(values, WHOLE[cells.type_name]) if cells.is_moment else _step(values, often)
         given["step"] = float(measured.get("step", whole))
     others = numbers[~np.isin(numbers, given["atoms"])]
-    usual = others if len(others) else numbers
+    usual = others if len(others) and np.ptp(others) > 0 else numbers
     shift, scale = _units(np.log(usual) if kind == "positive" else usual)
     return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
 

@@ -6,19 +6,33 @@ import base64
 import io
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import time
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from tightbound.errors import DataError
+from tightbound.errors import DataError, FormatError
 
-__all__ = ["as_word", "described", "empty_columns", "made", "scattered"]
+__all__ = ["as_word", "categories", "described", "empty_columns", "in_arrow", "made", "scattered"]
 
-# Metadata of a field: the name of its type in pandas, and that of its categories where these are intervals or periods.
+LIBRARIES = ("pandas", "polars", "pyarrow")
+
+# Metadata of a field: the names of its type in pandas, and of that of its categories.
 _PANDAS, _CATEGORIES = b"pandas", b"categories"
+
+
+@contextmanager
+def _tried() -> Iterator[None]:
+    """Let nothing out but an interrupt: each library has errors of its own, polars some that are no exceptions even."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return
 
 
 def described(frame: nw.DataFrame[Any]) -> str:
@@ -39,10 +53,13 @@ def empty_columns(types: str, backend: Any) -> dict[str, Any]:
 
     if not types:
         return {}
-    table = pa.ipc.open_stream(base64.b64decode(types)).read_all()
+    try:
+        table = pa.ipc.open_stream(base64.b64decode(types)).read_all()
+    except (ValueError, OSError) as error:
+        raise FormatError(f"the types of the columns in a stored schema are damaged: {error}") from None
     found = {}
     for field in table.schema:
-        with suppress(Exception):  # each library has errors of its own
+        with _tried():
             if backend == "pandas" and _PANDAS in (field.metadata or {}):
                 found[field.name] = _in_pandas(table[field.name], field)
             else:
@@ -53,17 +70,19 @@ def empty_columns(types: str, backend: Any) -> dict[str, Any]:
 def made(name: str, values: list[Any], backend: Any, like: Any = None, dtype: str = "") -> nw.Series[Any]:
     """Return a column of the type of another one, or else of that which narwhals names ``dtype``, if it can hold the values.
 
-    If it cannot, the library chooses.
+    If it cannot, the library chooses; :class:`DataError` where it has nothing that can.
     """
     own = (lambda: _of_type(name, values, backend, like)) if like is not None else None
     named = (lambda: nw.new_series(name, values, _named(dtype), backend=backend)) if _named(dtype) else None
     for build in filter(None, (own, named)):
-        with suppress(Exception):
+        with _tried():
             column = nw.from_native(build(), series_only=True)
             # Some types take what they cannot hold for missing, or missing truth values for false.
             if np.array_equal(column.is_null().to_numpy(), [value is None for value in values]):
                 return column.alias(name)
-    return nw.new_series(name, values, backend=backend)
+    with _tried():
+        return nw.new_series(name, values, backend=backend)
+    raise DataError(f"column '{name}' cannot be one of {backend}: it has nothing that holds cells such as {values[0]!r}")
 
 
 def _named(dtype: str) -> Any:
@@ -80,10 +99,30 @@ def _of_type(name: str, values: list[Any], backend: Any, like: Any) -> Any:
         return pa.chunked_array([_encoded(values, like) if pa.types.is_dictionary(like.type) else pa.array(values, like.type)])
     if backend == "polars":
         return type(like)(name=name, values=values, dtype=like.dtype)
-    if hasattr(like, "cat"):  # categories of pandas may be of any type
-        own = {as_word(category): category for category in like.cat.categories}
-        values = [own.get(value, value) for value in values]
+    if _has_categories(like):
+        values = _as_categories(values, like)
+        new = [value for value in dict.fromkeys(values) if value is not None and value not in like.cat.categories]
+        dtype = type(like.dtype)([*like.cat.categories, *new], like.cat.ordered) if new else like.dtype
+        return type(like)(values, name=name, dtype=dtype)
     return type(like)(values, name=name, dtype=like.dtype)
+
+
+def categories(series: nw.Series[Any]) -> tuple[list[Any], np.ndarray] | None:
+    """Return the categories of a column of pandas, which may be of any type, and their numbers (n,), −1 for none."""
+    column = series.to_native()
+    return (list(column.cat.categories), column.cat.codes.to_numpy()) if _has_categories(column) else None
+
+
+def _has_categories(column: Any) -> bool:
+    """Whether it is a column of categories in pandas; what polars calls so are words."""
+    return hasattr(getattr(column, "cat", None), "categories")
+
+
+def _as_categories(values: list[Any], like: Any) -> list[Any]:
+    """Return values with the categories of a column of pandas in place of the words for them."""
+    known = list(like.cat.categories)
+    own = {as_word(category): category for category in known} | {str(category).strip(): category for category in known}
+    return [own.get(value, value) if isinstance(value, str) else value for value in values]
 
 
 def _encoded(values: list[Any], like: Any) -> Any:
@@ -108,18 +147,23 @@ def _parsed(word: str, kind: Any) -> Any:
     return time.fromisoformat(word) if pa.types.is_time(kind) else pa.scalar(word).cast(kind).as_py()
 
 
-def scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any]) -> nw.Series[Any]:
-    """Return a column with other values at some rows, of its own type if that can hold them, else of one that can."""
+def scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any], typed: Any = None) -> nw.Series[Any]:
+    """Return a column with other values at some rows, of its own type if that can hold them, else of one that can.
+
+    Categories that it does not have are those of ``typed``, and come after its own.
+    """
     known = [number for number, value in enumerate(values) if value is not None]
     values, at, backend = [values[number] for number in known], at[known], series.implementation.value
     if not values:
         return series
     name, own = series.name, series.to_native()
+    if _has_categories(typed):
+        values = _as_categories(values, typed)
     for build in (
         lambda: series.scatter(at, made(name, values, backend, own)),
         lambda: made(name, _replaced(series.to_list(), at, values), backend, own),
     ):
-        with suppress(Exception), warnings.catch_warnings():
+        with _tried(), warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
             built = build()
             if not built.is_null().to_numpy()[at].any():  # as where polars cannot hold a number
@@ -174,10 +218,10 @@ def _from_pandas(name: str, column: Any) -> tuple[Any, Any]:
     told = {_PANDAS: str(column.dtype)}
     array = pa.Array.from_pandas(column.sparse.to_dense() if hasattr(column, "sparse") else column)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if pa.types.is_dictionary(array.type) and isinstance(array.type.value_type, pa.ExtensionType):
+    if _has_categories(column):
         told[_CATEGORIES] = str(column.cat.categories.dtype)
-        # A stream holds columns of such types, but no categories of them.
-        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.storage, ordered=array.type.ordered)
+        if isinstance(array.type.value_type, pa.ExtensionType):  # a stream holds columns of such types, but no categories
+            array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.storage, ordered=array.type.ordered)
     return pa.field(name, array.type, metadata=told), array
 
 
@@ -190,10 +234,38 @@ def _in_pandas(column: Any, field: Any) -> Any:
         return column.to_pandas().astype(pd.ArrowDtype(field.type))
     if _CATEGORIES in field.metadata:
         kind: Any = pd.api.types.pandas_dtype(field.metadata[_CATEGORIES].decode())
-        categories = pd.Index(kind.__from_arrow__(column.chunk(0).dictionary))
-        return pd.Series([], dtype=pd.CategoricalDtype(categories, field.type.ordered))
+        known = column.chunk(0).dictionary
+        known = kind.__from_arrow__(known) if hasattr(kind, "__from_arrow__") else known.to_pandas()
+        return pd.Series([], dtype=pd.CategoricalDtype(pd.Index(known, dtype=kind), field.type.ordered))
     if sparse := re.fullmatch(r"Sparse\[(\w+), (.+)\]", own):
         plain = np.dtype(sparse[1])
         fill = sparse[2] == "True" if plain.kind == "b" else plain.type(sparse[2]).item()
         return pd.Series([], dtype=pd.SparseDtype(plain, fill))
     return column.to_pandas() if own == "category" else column.to_pandas().astype(own)
+
+
+def in_arrow(frame: nw.DataFrame[Any]) -> Any:
+    """Return a table for a file: sparse columns dense, and words for categories of types that only a library knows.
+
+    Raises :class:`DataError` for a column that files have nothing for.
+    """
+    import pyarrow as pa
+
+    columns = {}
+    for name in frame.columns:
+        column, found = frame[name], None
+        with _tried():
+            known = column.to_frame().to_arrow().column(0)
+            kind = known.type.value_type if pa.types.is_dictionary(known.type) else known.type
+            found = None if isinstance(kind, pa.ExtensionType) else known
+        cells = (
+            [] if found is not None else [None if gone else cell for cell, gone in zip(column, column.is_null(), strict=True)]
+        )
+        with _tried():
+            found = pa.array(cells) if found is None else found
+        if found is None and not column.dtype.is_numeric():
+            found = pa.array([None if cell is None else str(cell) for cell in cells])
+        if found is None:
+            raise DataError(f"column '{name}' is of type {column.dtype}, which files have nothing for")
+        columns[name] = found
+    return pa.table(columns)

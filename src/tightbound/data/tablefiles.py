@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tightbound.data.frames import CODE, as_frame
+from tightbound.data.held import in_arrow
 from tightbound.data.load import TABLE_SUFFIXES
 from tightbound.data.raw import MARKERS
 from tightbound.data.tables import decode_text, delimiter_of, is_header
@@ -29,6 +30,7 @@ __all__ = ["as_table", "read_table", "require_table_name", "stacked", "write_tab
 _SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), word.capitalize())] + ["NaN"]
 _LARGEST_BLOCK = 2**31 - 1
 _BLOCK = 2**24  # bytes that are read together to be counted
+_QUOTED = r'^\s+"([^"]*)"\s*$'  # a cell with a space before its quote, which is then no quote to pyarrow
 _HEAD = 100  # lines in which the names and a first row are looked for
 _SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
@@ -57,7 +59,10 @@ def write_table(path: str | Path, table: Any) -> None:
     path = Path(path)
     require_table_name(path)
     refuse_existing(path)
-    table = as_frame(table).to_arrow()
+    table = in_arrow(as_frame(table))
+    if table.num_columns == 1 and table.column(0).null_count and path.suffix.lower() != ".parquet":
+        # A hole by itself would be a blank line, which every reader passes over; in quotes it is a row.
+        table = pa.table({table.column_names[0]: pc.fill_null(pc.cast(table.column(0), pa.string()), "")})
     options = pyarrow.csv.WriteOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", quoting_style="needed")
 
     def write(target: Path) -> None:
@@ -163,12 +168,12 @@ def _are_codes(text: Any) -> bool:
 
 
 def _lines_in(path: Path) -> int:
-    """Return the number of lines in a file, whether or not the last one has an end."""
+    """Return the number of lines in a file, however they end, and whether or not the last one does; at times one too many."""
     last, count = b"\n", 0
     with path.open("rb") as file:
         for block in iter(lambda: file.read(_BLOCK), b""):
-            last, count = block[-1:], count + block.count(b"\n")
-    return count + (last != b"\n")
+            last, count = block[-1:], count + block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+    return count + (last not in b"\r\n")
 
 
 def _refuse_strange(path: Path, mark: str, width: int | None = None) -> None:
@@ -211,6 +216,8 @@ def _plain(column: Any) -> Any:
     """Return text without spaces around it, as numbers where all of it is numbers."""
     if not pa.types.is_string(column.type):
         return column
+    if pc.any(pc.match_substring_regex(column, _QUOTED)).as_py():
+        column = pc.replace_substring_regex(column, _QUOTED, r"\1")
     stripped = pc.utf8_trim_whitespace(column)
     known = pc.if_else(pc.is_in(pc.utf8_lower(stripped), pa.array(MARKERS)), None, stripped)
     if known.null_count == len(known) or _are_codes(known):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import re
 from array import array as packed
 from collections.abc import Callable, Iterable, Iterator
@@ -95,12 +96,15 @@ def _plain_number(cell: str) -> float:
     return float(cell)
 
 
-def _is_text(cell: str) -> bool:
+def _is_number(cell: str) -> bool:
     try:
-        _plain_number(cell)
+        return not math.isnan(_plain_number(cell))
     except ValueError:
-        return cell.strip().lower() not in MARKERS
-    return False
+        return False
+
+
+def _is_text(cell: str) -> bool:
+    return not _is_number(cell) and cell.strip().lower() not in MARKERS
 
 
 def is_header(first: list[str], second: list[str] | None = None) -> bool:
@@ -116,15 +120,15 @@ def is_header(first: list[str], second: list[str] | None = None) -> bool:
         return True
     if any("." in cell and not text for text, cell in zip(texts, first, strict=True)):
         return False  # names may be whole numbers, such as years, but not 5.1
-    return any(text and not _is_text(cell) for text, cell in zip(texts, second or (), strict=False))
+    return any(text and _is_number(cell) for text, cell in zip(texts, second or (), strict=False))
 
 
 def _are_years(cells: list[str], texts: list[bool]) -> bool:
-    """Whether the cells in columns that have no text are years, one after another."""
+    """Whether the cells in columns that have no text are years in order, at least two of them."""
     years = [cell.strip() for text, cell in zip(texts, cells, strict=False) if not text]
-    if len(years) < 2 or not all(re.fullmatch(r"[12]\d{3}", year) for year in years):
+    if len(years) < 2 or not all(re.fullmatch(r"(?:1[5-9]|20|21)\d\d", year) for year in years):
         return False
-    return all(int(after) - int(before) == 1 for before, after in itertools.pairwise(years))
+    return years in (sorted(set(years)), sorted(set(years), reverse=True))
 
 
 def _columns(header: list[str], width: int, label: str | None, path: Path) -> _Columns:
