@@ -167,6 +167,7 @@ OPEN = [
     [
         (b"a,b\n1,x\n2,y\n3,K\xf6ln\n", "is not text in UTF-8"),
         (b"\n\n\n", "has no rows"),
+        (b"a;b\n1,5;x\n;y\n2,5;z\n", "column 'a' has decimal commas, such as 1,5; write 1234.5"),
         *((content, f"line {line}: a quote is opened there") for line, content in OPEN),
     ],
 )

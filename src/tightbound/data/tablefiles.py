@@ -142,6 +142,9 @@ def _read_csv(path: Path) -> pa.Table:
     if any(pa.types.is_binary(column.type) for column in table.columns):
         decode_text(path.read_bytes(), path)
     columns = dict(enumerate(table.columns))
+    for name, column in zip(names, table.columns, strict=True):
+        if mark != "," and pa.types.is_string(column.type) and _have_decimal_commas(column):
+            raise DataError(f"'{path}': column '{name}' has decimal commas, such as {column.drop_null()[0]}; write 1234.5")
     # Digits that are no number, such as 01234, lose their form as numbers: these columns are looked at as text.
     numbers = [j for j, column in columns.items() if pa.types.is_integer(column.type) or pa.types.is_floating(column.type)]
     if len(set(names)) == len(names) and numbers:
@@ -161,6 +164,11 @@ def _first_rows(head: str, mark: str) -> tuple[list[list[str]], int]:
             if len(rows) == 2:
                 break
     return rows, lines
+
+
+def _have_decimal_commas(text: Any) -> bool:
+    known = text.drop_null()
+    return len(known) > 0 and bool(pc.all(pc.match_substring_regex(known, r"^\s*[+-]?\d+,\d+\s*$")).as_py())
 
 
 def _are_codes(text: Any) -> bool:
