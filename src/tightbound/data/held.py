@@ -251,21 +251,31 @@ def in_arrow(frame: nw.DataFrame[Any]) -> Any:
     """
     import pyarrow as pa
 
-    columns = {}
-    for name in frame.columns:
-        column, found = frame[name], None
-        with _tried():
-            known = column.to_frame().to_arrow().column(0)
-            kind = known.type.value_type if pa.types.is_dictionary(known.type) else known.type
-            found = None if isinstance(kind, pa.ExtensionType) else known
-        cells = (
-            [] if found is not None else [None if gone else cell for cell, gone in zip(column, column.is_null(), strict=True)]
-        )
-        with _tried():
-            found = pa.array(cells) if found is None else found
-        if found is None and not column.dtype.is_numeric():
-            found = pa.array([None if cell is None else str(cell) for cell in cells])
-        if found is None:
-            raise DataError(f"column '{name}' is of type {column.dtype}, which files have nothing for")
-        columns[name] = found
-    return pa.table(columns)
+    frame = nw.maybe_reset_index(frame)  # no column of a file
+    with _tried():
+        table = frame.to_arrow()  # with what a library notes of its types
+        if not any(map(_is_of_a_library, table.schema.types)):
+            return table
+    return pa.table({name: _for_a_file(name, frame[name]) for name in frame.columns})
+
+
+def _is_of_a_library(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return isinstance(kind.value_type if pa.types.is_dictionary(kind) else kind, pa.ExtensionType)
+
+
+def _for_a_file(name: str, series: nw.Series[Any]) -> Any:
+    """Return a column of Arrow with the cells of another one, or the words for them."""
+    import pyarrow as pa
+
+    with _tried():
+        column = series.to_frame().to_arrow().column(0)
+        if not _is_of_a_library(column.type):
+            return column
+    cells = [None if gone else cell for cell, gone in zip(series, series.is_null(), strict=True)]
+    with _tried():
+        return pa.array(cells)
+    if series.dtype.is_numeric():
+        raise DataError(f"column '{name}' is of type {series.dtype}, which files have nothing for")
+    return pa.array([None if cell is None else str(cell) for cell in cells])
