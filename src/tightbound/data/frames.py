@@ -414,11 +414,11 @@ def infer(
 
     Numbers that occur five times as often as those beside them, in one row of two hundred or more, become ``atoms``; so do
     all that are in twenty rows, where a real column has up to twenty different numbers. Real numbers of few decimals that
-    repeat, and whole ones, get a ``step``. Text that is a number everywhere else than in
-    ``markers`` is taken as a number, but numbers that a library holds as categories stay such. An override is a kind,
-    ``"left-out"``, or a mapping with ``kind`` and, for categories and ordinals, ``values`` in their order,
-    for numbers ``atoms`` and ``step``. ``leave`` names columns that the table may have and no model is to see. Raises :class:`DataError` for names that occur twice, infinite cells, or an override that the cells
-    contradict.
+    repeat, and whole ones, get a ``step``. Text that is a number everywhere else than in ``markers`` is taken as a number,
+    but numbers that a library holds as categories stay such. An override is a kind, ``"left-out"``, or a mapping with
+    ``kind`` and, for categories and ordinals, ``values`` in their order, for numbers ``atoms`` and ``step``. ``leave``
+    names columns that the table may have and no model is to see. Raises :class:`DataError` for names that occur twice,
+    infinite cells, or an override that the cells contradict.
 
     >>> import pyarrow
     >>> schema = infer(pyarrow.table({"age": [31.5, 40.2, None], "sex": ["F", "M", "F"]}))
