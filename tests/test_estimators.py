@@ -299,7 +299,15 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     ):
         with refused("column names must be text, got 0; in pandas X.rename(columns=str)", error=DataError):
             tb.VAEDensity(**SMALL).fit(table)
-    for name, wrong in (("k", "x"), ("k", 0), ("draws", 2.5), ("draws", 0), ("validation", "x"), ("hidden", b"ab")):
+    for name, wrong in (
+        ("k", "x"),
+        ("k", 0),
+        ("draws", 2.5),
+        ("draws", 0),
+        ("validation", "x"),
+        ("hidden", b"ab"),
+        ("hidden", ("8",)),
+    ):
         with refused(f"{name}: expected", error=SpecError):
             tb.VAEDensity(**{**SMALL, name: wrong}).fit(correlated())
 
@@ -321,6 +329,24 @@ def test_latents_far_out_decode_to_what_the_columns_can_hold() -> None:
     transformer = tb.VAETransformer(hidden=(8,), steps=20, latent=2, random_state=0).fit(table)
     back = transformer.inverse_transform(50.0 * rng.normal(size=(40, 2)))
     assert back.dtypes.to_dict() == table.dtypes.to_dict()
+
+
+def test_what_is_no_number_of_rows_and_no_latents_is_refused() -> None:
+    table = people(60)
+    transformer = tb.VAETransformer(hidden=(8,), steps=3, latent=2, draws=20, random_state=0).fit(table)
+    for latents in ([[np.nan, 0.0]], [["a", "b"]], np.zeros((0, 2)), [[1.0]], [0.0, 1.0]):
+        with refused("expected rows of 2 finite latents", error=DataError):
+            transformer.inverse_transform(latents)
+    for count in (1.5, "x", None):
+        with refused("expected a whole number", error=SpecError):
+            transformer.sample(count)
+        with refused("expected a whole number", error=SpecError):
+            transformer.impute_draws(table, count)
+    assert len(transformer.impute_draws(table, np.int64(2))) == 2
+    with refused("random_state", error=SpecError):
+        transformer.sample(3, random_state="x")
+    with refused("random_state", error=SpecError):
+        tb.VAEDensity(hidden=(8,), steps=3, random_state=-1).fit(table)
 
 
 def test_holes_of_a_numbered_data_frame_may_be_of_a_type_of_pandas() -> None:

@@ -621,6 +621,73 @@ def test_numbers_that_are_all_equal_beside_an_atom_do_not_set_the_scale() -> Non
     assert column.atoms == (7.25e9,) and np.abs(column.encode(at)).max() < 10
 
 
+@pytest.mark.parametrize(
+    "make", [pd.Categorical, lambda cells: pa.array(cells).dictionary_encode(), lambda cells: [*map(str, cells)]]
+)
+def test_a_marker_that_is_a_number_is_one_among_categories_too(make: Any) -> None:
+    table = pa.table({"size": [1.5, 2.5, 4.0] * 9, "code": make([1.0, 2.0, -999.0] * 9)})
+    schema = infer(table, markers=["-999"])
+    assert set(schema.column("code").values) <= {"1.0", "2.0", "1", "2"} and schema.holes(table) == 9
+
+
+def test_categories_that_are_to_be_numbers_are_numbers_again() -> None:
+    for table in (
+        pd.DataFrame({"size": [1.5, 2.5, 4.0], "dose": pd.Categorical([1.5, 2.5, 30.25])}),
+        pl.DataFrame({"size": [1.5, 2.5, 4.0], "dose": pl.Series(["1.5", "2.5", "30.25"], dtype=pl.Categorical)}),
+    ):
+        schema = infer(table, columns={"dose": "real"})
+        made = schema.decode(schema.encode(table).x + 0.01)["dose"]
+        assert str(made.dtype).lower() == "float64" and made[0] == pytest.approx(1.5, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "filled"),
+    [
+        ([1, 2, 3], pd.Categorical([1, 2, None], categories=[1, 2]), [1, 2, 3]),
+        (["1", "2", "300"], pd.Categorical([1.0, 2.0, None], categories=[1.0, 2.0]), [1.0, 2.0, 300.0]),
+        ([True, False, False], pd.Categorical([True, False, None]), [True, False, False]),
+        (["x", "y", "z"], pl.Series(["x", "y", None], dtype=pl.Enum(["y", "x"])), ["x", "y", "z"]),
+        (pd.Categorical([Decimal("1.10"), Decimal("0.5"), Decimal("3")]), pd.Categorical([Decimal("1.10"), None, None]),
+         [Decimal("1.10"), Decimal("0.5"), Decimal("3")]),
+    ],
+    ids=["whole numbers", "text of numbers", "truth", "enumeration", "decimals"],
+)  # fmt: skip
+def test_a_word_becomes_a_category_of_the_given_kind(trained: Any, given: Any, filled: list) -> None:
+    size = [1.5, 2.5, 4.0]
+    schema = infer(pd.DataFrame({"a": trained, "size": size}))
+    x = schema.encode(pd.DataFrame({"a": trained, "size": size})).x
+    table = (pl.DataFrame if isinstance(given, pl.Series) else pd.DataFrame)({"a": given, "size": size})
+    cells = columns_of(schema.fill(table, x))["a"]
+    assert cells == filled and [type(cell) for cell in cells] == [type(cell) for cell in filled]
+
+
+def test_words_that_are_neither_true_nor_false_do_not_fill_truth_values() -> None:
+    trained = pa.table({"a": ["a", "b", "x"], "size": [1.5, 2.5, 4.0]})
+    schema = infer(trained)
+    with refused("column 'a' is of type Boolean, which cannot hold what it held in training", error=DataError):
+        schema.fill(trained.set_column(0, "a", pa.array([True, None, None])), schema.encode(trained).x)
+
+
+def test_numbers_name_levels_however_they_are_written() -> None:
+    table = pd.DataFrame(
+        {"a": pd.Categorical([1.0, 2.0, 3.5] * 9), "on": ["0.0", "1.0", "1.0"] * 9, "size": [1.5, 2.5, 4.0] * 9}
+    )
+    ordinal = {"kind": "ordinal", "values": [1, 2.0, 3.5]}
+    schema = infer(table, columns={"a": ordinal, "on": {"kind": "boolean", "values": [0, 1]}})
+    assert schema.column("a").values == ("1.0", "2.0", "3.5") and schema.column("on").values == ("0.0", "1.0")
+    for given, code in (("a=1", 0.0), ("a=1.0", 0.0), ("a=3.50", 2.0), ("on=1", 1.0), ("on=true", 1.0), ("on=0.0", 0.0)):
+        assert tb.conditions(schema, given)[0].codes == (code,), given
+    truth = schema.encode(table.assign(on=table["on"] == "1.0"))
+    assert not truth.notes and (truth.x == schema.encode(table).x).all()
+    bits = infer(pd.DataFrame({"on": [True, False] * 9, "size": np.arange(18.0) ** 1.5}))
+    assert [tb.conditions(bits, f"on={word}")[0].codes for word in ("1", "1.0", "True", "0")] == [
+        (1.0,),
+        (1.0,),
+        (1.0,),
+        (0.0,),
+    ]
+
+
 def test_types_that_arrow_does_not_have_are_left_to_the_library() -> None:
     """Categories that are of several types come back as their words, and cost the column beside them nothing."""
     table = pd.DataFrame(

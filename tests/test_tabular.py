@@ -121,6 +121,8 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
         ('Name, "Sex", n\n"Alex", "M", "1.5"\n"Kim",  "F" , "2.5"\n', {
             "Name": ["Alex", "Kim"], "Sex": ["M", "F"], "n": [1.5, 2.5],
         }),
+        ('a,b\n1, "x ""q"" y"\n2, "z"\n', {"a": [1, 2], "b": ['x "q" y', "z"]}),
+        ("1,12a\n2,12\n3,14\n", {"column 0": [1, 2, 3], "column 1": ["12a", "12", "14"]}),
         ("a,b\n0x1F,x\n0x2A,y\n", {"a": ["0x1F", "0x2A"], "b": ["x", "y"]}),
         ("1.5,2.5\n\n3.5,4.5\n", {"column 0": [1.5, 3.5], "column 1": [2.5, 4.5]}),
         ("zip,phone,key,delta\n01234,+491234567,12345678901234567890,-0.5\n10001,,7,0.25\n", {
@@ -135,7 +137,8 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
     ],
     ids=[
         "blank lines", "two lines in a name", "three lines in a name", "years as names", "years as cells", "years downward",
-        "a mark in the second row", "spaces before quotes", "hexadecimal", "no names", "digits that are no number", "inches",
+        "a mark in the second row", "spaces before quotes", "quotes in them", "house numbers",
+        "hexadecimal", "no names", "digits that are no number", "inches",
         "spaces behind quotes", "a long cell",
     ],
 )  # fmt: skip
@@ -380,6 +383,14 @@ def test_what_only_a_library_knows_is_written_as_words_and_numbers(tmp_path: Pat
     with refused("column 'n' is of type Int128, which files have nothing for", error=DataError):
         tb.write_table(tmp_path / "larger.csv", large.with_columns(n=pl.lit(2**100, dtype=pl.Int128)))
     assert not (tmp_path / "larger.csv").exists()
+    for suffix in (".csv", ".parquet"):
+        tb.write_table(
+            tmp_path / f"objects{suffix}", pl.DataFrame({"c": pl.Series([(1,), (2,)], dtype=pl.Object), "d": [1, 2]})
+        )
+        assert tb.read_table(tmp_path / f"objects{suffix}")["c"].to_pylist() == ["(1,)", "(2,)"]
+    for cells in ([[1], None], [b"\xff", None]):
+        with refused("cannot hold this table", error=DataError):
+            tb.write_table(tmp_path / "alone.csv", pa.table({"c": cells}))
     noted = pd.DataFrame({"n": pd.array([1, 2, 3], "Int64"), "kind": pd.Categorical(["b", "a", "b"])})
     tb.write_table(tmp_path / "noted.parquet", noted)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "noted.parquet"), noted)

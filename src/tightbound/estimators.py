@@ -181,7 +181,7 @@ class _Estimator(BaseEstimator):
             data = data.take(_repeated(sample_weight, len(data)))
         # In an order of their own: what is learnt does not depend on that in which rows are given.
         data = data.take(np.lexsort([*data.x.T, *(() if data.observed is None else data.observed.T)]))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = _seed(self.random_state)
         split = data.split(self.validation, held_out, seed)
         rows, checked = data.take(split.train), data.take(split.validation)
         network = MLP(hidden=tuple(self.hidden))
@@ -203,17 +203,14 @@ class _Estimator(BaseEstimator):
 
     def _check(self) -> None:
         """Raise :class:`SpecError` for parameters that no other part of the package looks at, before any row is read."""
+        for name in ("members", "draws", *(() if self.k is None else ("k",))):
+            self._whole(name, getattr(self, name), 1)
         problems = []
-        if not isinstance(self.members, int | np.integer) or self.members < 1:
-            problems.append(("members", f"expected a whole number of at least 1, got {self.members!r}"))
-        for name, least in (("k", 1), ("draws", 1)):
-            value = getattr(self, name)
-            if not (name == "k" and value is None) and (not isinstance(value, int | np.integer) or value < least):
-                problems.append((name, f"expected a whole number of at least {least}, got {value!r}"))
         for name in ("validation", "calibration"):
-            if not isinstance(getattr(self, name), Real):
+            if not isinstance(getattr(self, name), Real) or math.isnan(getattr(self, name)):
                 problems.append((name, f"expected a share of the rows, got {getattr(self, name)!r}"))
-        if not np.iterable(self.hidden) or isinstance(self.hidden, str | bytes):
+        layers = list(self.hidden) if np.iterable(self.hidden) and not isinstance(self.hidden, str | bytes) else [None]
+        if not all(isinstance(width, int | np.integer) and not isinstance(width, bool) for width in layers):
             problems.append(("hidden", f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"))
         if not isinstance(self.false_alarms, Real) or not 0.0 < self.false_alarms < 1.0:
             problems.append(("false_alarms", f"expected a share between 0 and 1, got {self.false_alarms!r}"))
@@ -221,6 +218,13 @@ class _Estimator(BaseEstimator):
             problems.append(("warmup", f"expected a share of training from 0 to 1, got {self.warmup!r}"))
         if problems:
             raise SpecError(type(self).__name__, tuple(problems))
+
+    def _whole(self, name: str, value: Any, least: int) -> int:
+        """Return a whole number; raise :class:`SpecError` for anything else."""
+        if not isinstance(value, int | np.integer) or value < least:
+            problem = f"expected a whole number of at least {least}, got {value!r}"
+            raise SpecError(type(self).__name__, ((name, problem),))
+        return int(value)
 
     @property
     def model_(self) -> Model:
@@ -295,8 +299,8 @@ class _Estimator(BaseEstimator):
         Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
         """
         check_is_fitted(self)
-        whole = isinstance(random_state, int | np.integer)
-        seed = int(random_state) if whole else int(check_random_state(random_state).randint(2**31 - 1))
+        n_samples = self._whole("n_samples", n_samples, 0)
+        seed = int(random_state) if isinstance(random_state, int | np.integer) else _seed(random_state)
         x = self._drawn(n_samples, seed)
         return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
@@ -319,6 +323,7 @@ class _Estimator(BaseEstimator):
 
     def impute_draws(self, X: Any, count: int, random_state: int = 0) -> list[Any]:
         """Return X ``count`` times, its missing cells drawn from p(missing | seen)."""
+        count = self._whole("count", count, 1)
         data = self._with_holes(X)
         drawn = complete(self.models_, data, count, draws=max(self.draws, 10 * count), seed=random_state)
         return [self._filled(X, data, x) for x in drawn.x]
@@ -414,8 +419,18 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimat
     def inverse_transform(self, Z: Any) -> Any:
         """Return E[x|z] for rows of Z, as an array or table like the one that was fitted on."""
         check_is_fitted(self)
-        x = decode(self.model_, np.asarray(Z))
+        x = decode(self.model_, self._latents(Z))
         return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
+
+    def _latents(self, Z: Any) -> np.ndarray:
+        """Return rows of latents as an array; raise :class:`DataError` for what is none."""
+        try:
+            z = np.asarray(Z, np.float64)
+        except (TypeError, ValueError):
+            z = np.zeros(0)
+        if z.shape != (len(z), self._n_features_out) or not len(z) or not np.isfinite(z).all():
+            raise DataError(f"expected rows of {self._n_features_out} finite latents, at least one, got {Z!r:.200}")
+        return z
 
     @property
     def _n_features_out(self) -> int:
@@ -486,6 +501,14 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
     def transform(self, X: Any) -> Any:
         """Return X with its missing cells filled."""
         return self.impute(X)
+
+
+def _seed(random_state: Any) -> int:
+    """Return a number that a generator of scikit-learn's draws; raise :class:`SpecError` for what makes none."""
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError as error:
+        raise SpecError("random_state", (("", str(error)),)) from None
 
 
 def _warn(notes: Sequence[str]) -> None:

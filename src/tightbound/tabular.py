@@ -14,8 +14,7 @@ import numpy as np
 
 from tightbound.completion import Models, complete, conformal_p_values, site_scores
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import NUMBER, SIDES, Column, TableSchema, seconds_or_days
-from tightbound.data.held import as_word
+from tightbound.data.frames import SIDES, Column, TableSchema, alike, seconds_or_days
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
@@ -149,11 +148,11 @@ def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condi
 def _code(column: Column, word: str) -> float:
     """Return the site of a value in words."""
     if column.values:
-        sides = {value.lower(): value for value in column.values} if column.kind == "boolean" else {}
-        sides |= {SIDES[value]: value for value in sides.values() if value in SIDES}
-        value = sides.get(word.lower(), word)
-        if value not in column.values and re.fullmatch(NUMBER, value):
-            value = as_word(float(value))
+        value = alike(word, column.values)
+        if column.kind == "boolean":
+            sides = {SIDES.get(alike(side, tuple(SIDES)), side).lower(): side for side in column.values}
+            sides |= {side.lower(): side for side in column.values}
+            value = sides.get(alike(word, tuple(sides)).lower(), value)
         if value not in column.values:
             known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
             raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")

@@ -34,7 +34,7 @@ from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
 from tightbound.spec import Spec
 
-__all__ = ["CODE", "Cells", "Column", "LeftOut", "TableSchema", "as_frame", "infer", "seconds_or_days"]
+__all__ = ["CODE", "SIDES", "Cells", "Column", "LeftOut", "TableSchema", "alike", "as_frame", "infer", "seconds_or_days"]
 
 ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
 LEFT_OUT = "left-out"
@@ -162,7 +162,8 @@ class Column(Spec):
         """Return the sites (n,) of cells; NaN where a cell is missing or holds what the column does not know."""
         if self.values:
             codes = {word: float(number) for number, word in enumerate(self.values)}
-            other = {SIDES[word]: code for word, code in codes.items() if word in SIDES} if self.kind == "boolean" else {}
+            sides = {alike(word, tuple(SIDES)): code for word, code in codes.items()} if self.kind == "boolean" else {}
+            other = {SIDES[word]: code for word, code in sides.items() if word in SIDES}
             return cells.looked_up(other | codes)
         if cells.numbers is None:
             raise DataError(f"column '{self.name}' holds text such as {cells.no_number()!r}, expected numbers ({self.kind})")
@@ -445,7 +446,10 @@ def infer(
         raise DataError(
             "no column of the table can be modelled: " + "; ".join(f"'{out.name}': {out.reason}" for out in left_out)
         )
-    made_again = [column.name for column in kept] + [out.name for out in left_out if out.value is not None]
+    own = [
+        column.name for column in kept if column.kind in LEVELLED or frame[column.name].dtype not in (nw.Categorical, nw.Enum)
+    ]
+    made_again = own + [out.name for out in left_out if out.value is not None]
     return TableSchema(
         columns=kept,
         left_out=left_out,
@@ -476,7 +480,7 @@ def as_frame(table: Any) -> nw.DataFrame[Any]:
 
 def _holes(series: nw.Series[Any], markers: tuple[str, ...]) -> int:
     """Return the number of missing cells in a column; text is counted by its library, a million identifiers in no time."""
-    if series.dtype == nw.String and markers:
+    if series.dtype == nw.String and markers and not _numbers_among(markers):
         with contextlib.suppress(NotImplementedError):  # of pyarrow, for its newest types of text
             words = series.drop_nulls().str.strip_chars().str.to_lowercase()
             return series.null_count() + int(words.is_in([marker.lower() for marker in markers]).sum())
@@ -509,12 +513,14 @@ class Cells:
             self.numbers = self._each(series, float)
         elif dtype.is_numeric() or self.dtype.startswith(("Int64", "Float64", "Decimal")):
             self.numbers = self._as_doubles(series)
-            self.seen &= ~(np.isnan(self.numbers) | np.isin(self.numbers, list(_numbers_among(markers))))
+            self.seen &= ~(np.isnan(self.numbers) | np.isin(self.numbers, [*_numbers_among(markers)]))
         elif self.is_moment:
             self.numbers = self._each(series, seconds_or_days)
         else:
             self.text = self._words(series)
             self.seen &= ~np.isin(np.char.lower(self.text.astype(str)), [word.lower() for word in markers])
+            if own := _numbers_among(markers):  # -999.0 is as missing as -999
+                self.seen &= [not re.fullmatch(NUMBER, word) or float(word) not in own for word in self.text]
             self.numbers = _as_numbers(self.text, self.seen)
         if self.numbers is not None:
             self.numbers = np.where(self.seen, self.numbers, np.nan)
@@ -668,10 +674,20 @@ def _as_numbers(text: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
     return None if any("_" in cell or re.match(CODE, cell) for cell in text[seen]) else numbers
 
 
-def _numbers_among(words: Sequence[str]) -> Iterator[float]:
+def alike(word: str, words: Sequence[str]) -> str:
+    """Return the one of some words that is a word, or the same number: 1.0 for 1; the word itself where none is."""
+    if word in words or not re.fullmatch(NUMBER, word):
+        return word
+    return next((known for known in words if re.fullmatch(NUMBER, known) and float(known) == float(word)), word)
+
+
+def _numbers_among(words: Sequence[str]) -> set[float]:
+    """Return the numbers among words, NaN left out."""
+    found = set()
     for word in words:
         with contextlib.suppress(ValueError):
-            yield float(word)
+            found.add(float(word))
+    return {number for number in found if not math.isnan(number)}
 
 
 def _type_name(dtype: str) -> str:
@@ -683,6 +699,8 @@ def _typed(value: float | str, dtype: str) -> Any:
     """Return a number or a word as a value of a type, by the name that narwhals gives it; raise ValueError if it is none."""
     name = _type_name(dtype)
     if name == "Boolean":
+        if isinstance(value, str) and value not in SIDES:
+            raise ValueError
         return value in ("True", "1") if isinstance(value, str) else bool(value)
     if isinstance(value, str) and name in UNITS and not re.fullmatch(NUMBER, value):
         value = _seconds(value) / (1.0 if name == "Datetime" else DAY)
@@ -893,11 +911,13 @@ def _skewness(numbers: np.ndarray) -> float:
 
 def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[str], measured: Mapping[str, Any]) -> Column:
     given: dict[str, Any] = {"kind": kind, "name": name, "dtype": cells.dtype}
+    if kind not in LEVELLED and cells.type_name in CATEGORIES:
+        given["dtype"] = "Float64"  # of which few are among the categories
     if kind in LEVELLED:
         words = tuple(cells.word_of(value) for value in found)
         if cells.boolean:
             named = [word.capitalize() if word.lower() in ("true", "false") else word for word in named]
-        named = [cells.as_written(word) for word in named]
+        named = [alike(cells.as_written(word), words) for word in named]
         strange = sorted(set(words) - set(named))
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import time
+from decimal import Decimal
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -16,7 +17,7 @@ import numpy as np
 
 from tightbound.errors import DataError, FormatError
 
-__all__ = ["as_word", "categories", "described", "empty_columns", "in_arrow", "made", "scattered"]
+__all__ = ["LIBRARIES", "as_word", "categories", "described", "empty_columns", "in_arrow", "made", "scattered"]
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
 
@@ -29,7 +30,7 @@ def _tried() -> Iterator[None]:
     """Let nothing out but an interrupt: each library has errors of its own, polars some that are no exceptions even."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException:
         return
@@ -98,7 +99,12 @@ def _of_type(name: str, values: list[Any], backend: Any, like: Any) -> Any:
 
         return pa.chunked_array([_encoded(values, like) if pa.types.is_dictionary(like.type) else pa.array(values, like.type)])
     if backend == "polars":
-        return type(like)(name=name, values=values, dtype=like.dtype)
+        dtype = like.dtype
+        if type(dtype).__name__ == "Enum":
+            known = dtype.categories.to_list()
+            new = [value for value in dict.fromkeys(values) if value is not None and value not in known]
+            dtype = type(dtype)([*known, *new]) if new else dtype
+        return type(like)(name=name, values=values, dtype=dtype)
     if _has_categories(like):
         values = _as_categories(values, like)
         new = [value for value in dict.fromkeys(values) if value is not None and value not in like.cat.categories]
@@ -120,9 +126,18 @@ def _has_categories(column: Any) -> bool:
 
 def _as_categories(values: list[Any], like: Any) -> list[Any]:
     """Return values with the categories of a column of pandas in place of the words for them."""
-    known = list(like.cat.categories)
+    known = list(like.cat.categories)[::-1]  # of those that differ in spaces only the first
     own = {as_word(category): category for category in known} | {str(category).strip(): category for category in known}
-    return [own.get(value, value) if isinstance(value, str) else value for value in values]
+    own |= {f"{category.normalize():f}": category for category in known if isinstance(category, Decimal)}
+    kind = type(known[0]) if known else str
+
+    def category(word: str) -> Any:
+        if word not in own and kind not in (bool, np.bool_):  # bool("False") is true
+            with _tried():
+                return kind(word)
+        return own.get(word, word)
+
+    return [category(value) if isinstance(value, str) else value for value in values]
 
 
 def _encoded(values: list[Any], like: Any) -> Any:
@@ -254,7 +269,7 @@ def in_arrow(frame: nw.DataFrame[Any]) -> Any:
     frame = nw.maybe_reset_index(frame)  # no column of a file
     with _tried():
         table = frame.to_arrow()  # with what a library notes of its types
-        if not any(map(_is_of_a_library, table.schema.types)):
+        if not any(map(_is_of_a_library, table.schema.types)) and not any(map(_is_of_addresses, frame.iter_columns())):
             return table
     return pa.table({name: _for_a_file(name, frame[name]) for name in frame.columns})
 
@@ -265,17 +280,23 @@ def _is_of_a_library(kind: Any) -> bool:
     return isinstance(kind.value_type if pa.types.is_dictionary(kind) else kind, pa.ExtensionType)
 
 
+def _is_of_addresses(series: Any) -> bool:
+    """Whether a column is of Python's objects in polars, which gives Arrow their addresses."""
+    return series.dtype == nw.Object and series.implementation.is_polars()
+
+
 def _for_a_file(name: str, series: nw.Series[Any]) -> Any:
     """Return a column of Arrow with the cells of another one, or the words for them."""
     import pyarrow as pa
 
     with _tried():
         column = series.to_frame().to_arrow().column(0)
-        if not _is_of_a_library(column.type):
+        if not _is_of_a_library(column.type) and not _is_of_addresses(series):
             return column
     cells = [None if gone else cell for cell, gone in zip(series, series.is_null(), strict=True)]
-    with _tried():
-        return pa.array(cells)
+    if not _is_of_addresses(series):
+        with _tried():
+            return pa.array(cells)
     if series.dtype.is_numeric():
         raise DataError(f"column '{name}' is of type {series.dtype}, which files have nothing for")
     return pa.array([None if cell is None else str(cell) for cell in cells])

@@ -30,7 +30,7 @@ __all__ = ["as_table", "read_table", "require_table_name", "stacked", "write_tab
 _SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), word.capitalize())] + ["NaN"]
 _LARGEST_BLOCK = 2**31 - 1
 _BLOCK = 2**24  # bytes that are read together to be counted
-_QUOTED = r'^\s+"([^"]*)"\s*$'  # a cell with a space before its quote, which is then no quote to pyarrow
+_QUOTED = r'^\s+"((?:[^"]|"")*)"\s*$'  # a cell with a space before its quote, which is then no quote to pyarrow
 _HEAD = 100  # lines in which the names and a first row are looked for
 _SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
@@ -60,9 +60,6 @@ def write_table(path: str | Path, table: Any) -> None:
     require_table_name(path)
     refuse_existing(path)
     table = in_arrow(as_frame(table))
-    if table.num_columns == 1 and table.column(0).null_count and path.suffix.lower() != ".parquet":
-        # A hole by itself would be a blank line, which every reader passes over; in quotes it is a row.
-        table = pa.table({table.column_names[0]: pc.fill_null(pc.cast(table.column(0), pa.string()), "")})
     options = pyarrow.csv.WriteOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", quoting_style="needed")
 
     def write(target: Path) -> None:
@@ -70,11 +67,18 @@ def write_table(path: str | Path, table: Any) -> None:
             if path.suffix.lower() == ".parquet":
                 pyarrow.parquet.write_table(table, target)
             else:
-                pyarrow.csv.write_csv(table, target, options)
+                pyarrow.csv.write_csv(_without_blank_lines(table), target, options)
         except pa.ArrowException as error:
             raise DataError(f"'{path}' cannot hold this table: {str(error).splitlines()[0]}") from None
 
     write_with(path, write)
+
+
+def _without_blank_lines(table: pa.Table) -> pa.Table:
+    """Return a table whose only column has empty words for its holes: in quotes they are rows, and no blank lines."""
+    if table.num_columns != 1 or not table.column(0).null_count:
+        return table
+    return pa.table({table.column_names[0]: pc.fill_null(pc.cast(table.column(0), pa.string()), "")})
 
 
 def require_table_name(path: Path) -> None:
@@ -119,7 +123,7 @@ def _read_csv(path: Path) -> pa.Table:
     first, skipped = _first_rows(head, mark)
     if not first:
         raise DataError(f"'{path}' has no rows and no columns, expected at least one")
-    named = is_header(*first)
+    named = is_header(*first, mixed=True)
     names = [cell.strip() or f"column {j}" for j, cell in enumerate(first[0])] if named else _numbered(len(first[0]))
 
     def read(as_text: Sequence[str] = (), **more: Any) -> pa.Table:
@@ -224,8 +228,10 @@ def _plain(column: Any) -> Any:
     """Return text without spaces around it, as numbers where all of it is numbers."""
     if not pa.types.is_string(column.type):
         return column
-    if pc.any(pc.match_substring_regex(column, _QUOTED)).as_py():
-        column = pc.replace_substring_regex(column, _QUOTED, r"\1")
+    quoted = pc.match_substring_regex(column, _QUOTED)
+    if pc.any(quoted).as_py():
+        plain = pc.replace_substring(pc.replace_substring_regex(column, _QUOTED, r"\1"), '""', '"')
+        column = pc.if_else(quoted, plain, column)
     stripped = pc.utf8_trim_whitespace(column)
     known = pc.if_else(pc.is_in(pc.utf8_lower(stripped), pa.array(MARKERS)), None, stripped)
     if known.null_count == len(known) or _are_codes(known):

@@ -107,8 +107,11 @@ def _is_text(cell: str) -> bool:
     return not _is_number(cell) and cell.strip().lower() not in MARKERS
 
 
-def is_header(first: list[str], second: list[str] | None = None) -> bool:
-    """Return whether the first line names the columns, by what stands in it and in the second."""
+def is_header(first: list[str], second: list[str] | None = None, *, mixed: bool = False) -> bool:
+    """Return whether the first line names the columns, by what stands in it and in the second.
+
+    In a table of numbers text is a name. In a ``mixed`` one it may be a cell like others, if there are numbers beside it.
+    """
     if first == [str(j) for j in range(len(first))] and len(first) > 2:
         return True
     if len(first) > 2 and first == ["", *(str(j) for j in range(len(first) - 1))]:
@@ -120,6 +123,8 @@ def is_header(first: list[str], second: list[str] | None = None) -> bool:
         return True
     if any("." in cell and not text for text, cell in zip(texts, first, strict=True)):
         return False  # names may be whole numbers, such as years, but not 5.1
+    if mixed and any(map(_is_number, first)):
+        return False
     return any(text and _is_number(cell) for text, cell in zip(texts, second or (), strict=False))
 
 
