@@ -232,6 +232,7 @@ def test_what_is_named_wins() -> None:
         ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": "xy"}}, "a list of words or numbers, got 'xy'"),
         ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": 5}}, "a list of words or numbers, got 5"),
         ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x", "y", "x"]}}, "'x' more than once"),
+        ({"a": ["1", "2"]}, {"a": {"kind": "ordinal", "values": ["1", "2", "1.0"]}}, "'1' more than once"),
         ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "values": [1.5]}}, "has no values to name"),
         ({"a": [1.5, 2.0]}, {"a": 3}, "expected a kind or a table with kind"),
         ({"a": [1.5, 2.0]}, 3, "says by name what a column is"),

@@ -787,7 +787,10 @@ def _check_values(name: str, kind: str, values: Any, **_: Any) -> None:
         raise DataError(f"column '{name}' of kind '{kind}' has no values to name; {', '.join(LEVELLED)} have")
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str | int | float) for v in values):
         raise DataError(f"column '{name}': values are a list of words or numbers, got {values!r}")
-    words = [as_word(value) for value in values]
+    _refuse_twice(name, [as_word(value) for value in values])
+
+
+def _refuse_twice(name: str, words: Sequence[str]) -> None:
     twice = sorted({word for word in words if words.count(word) > 1})
     if twice:
         raise DataError(f"column '{name}': values has {', '.join(map(repr, twice))} more than once")
@@ -918,6 +921,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         if cells.boolean:
             named = [word.capitalize() if word.lower() in ("true", "false") else word for word in named]
         named = [alike(cells.as_written(word), words) for word in named]
+        _refuse_twice(name, named)
         strange = sorted(set(words) - set(named))
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
