@@ -22,9 +22,10 @@ gc.set_threshold(200_000, 50, 100)
 
 # These modules compile much and compute little: `make test` runs them without XLA's optimiser, sooner.
 COMPILING = {
-    "test_annotations", "test_browser", "test_combinations", "test_docs", "test_estimators", "test_evidence", "test_explorer",
-    "test_gaps", "test_hierarchy", "test_likelihoods", "test_mixed", "test_networks", "test_objectives",
-    "test_posteriors_priors", "test_proposals", "test_published", "test_report", "test_sweeping", "test_together",
+    "test_annotations", "test_browser", "test_cli", "test_combinations", "test_docs", "test_estimators", "test_evidence",
+    "test_explorer", "test_frames", "test_gaps", "test_hierarchy", "test_likelihoods", "test_mixed", "test_networks",
+    "test_objectives", "test_posteriors_priors", "test_proposals", "test_published", "test_recipes", "test_report",
+    "test_sweeping", "test_tabular", "test_together",
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def correlated(rows: int = 400, seed: int = 0) -> np.ndarray:
 def test_scikit_learns_checks_pass_without_exception(role: type) -> None:
     # The detector's prior of two hundred pseudo-inputs takes most of the time, and is no other one with twenty.
     prior = {"prior": tb.VampPrior(components=20)} if role is tb.VAEOutlierDetector else {}
-    results = check_estimator(role(hidden=(16,), steps=30, random_state=0, **prior), on_fail=None)
+    results = check_estimator(role(hidden=(16,), steps=10, random_state=0, **prior), on_fail=None)
     failed = [
         f"{result['check_name']}: {result['exception']}" for result in results if result["status"] not in ("passed", "skipped")
     ]
@@ -171,7 +171,7 @@ def test_order_of_rows_and_weights_for_repetitions_do_not_change_a_bit(data: pd.
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_false_alarms_are_as_rare_as_stated(alpha: float) -> None:
     """2,000 new rows against 200 calibration rows: the rate itself varies by √(α(1 − α)/200); five of that, rate below 1e-6."""
-    settings = {**SMALL, "draws": 20}  # however poor the scores are
+    settings = {**SMALL, "draws": 20, "prior": tb.VampPrior(components=20)}  # however poor the scores are
     detector = tb.VAEOutlierDetector(**settings, calibration=0.2, false_alarms=alpha).fit(correlated(1000))
     new = correlated(2000, seed=1)
     alarms = detector.predict(new) == -1

@@ -212,10 +212,10 @@ def test_gaps_and_surgery_take_a_hierarchy() -> None:
 
 
 def test_a_deep_hierarchy_trains() -> None:
-    """Twelve layers: finite from the first step, and better than none of them used."""
+    """Eight layers: finite from the first step, and better than none of them used."""
     data, wide = tb.load("digits"), tb.MLP(hidden=(64,))
     spec = tb.HierarchicalVAE(
-        sites=data.sites, latents=(2,) * 12, width=48, encoder=wide, decoder=wide, likelihood=tb.DiscretisedLogistic()
+        sites=data.sites, latents=(2,) * 8, width=48, encoder=wide, decoder=wide, likelihood=tb.DiscretisedLogistic()
     )
     plan = tb.Plan(steps=250, batch_size=64, learning_rate=3e-3)
     records = [p.latest for p in tb.train(spec.build(jax.random.key(0), data.statistics()), tb.ELBO(), data, plan)]
