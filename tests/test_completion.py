@@ -12,7 +12,7 @@ from tightbound.evidence.exact import affine_decoder
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY, Proposal
 from tightbound.model import Model
-from tightbound.testing.linear import log_normal
+from tightbound.testing.linear import conditional_normal, log_normal
 
 MODEL = linear_model(missing=True)
 DATA = rows_of(MODEL)
@@ -27,10 +27,7 @@ def moments(model: Model) -> tuple[np.ndarray, np.ndarray]:
 
 def conditional(row: int, wanted: np.ndarray, given: np.ndarray, model: Model = MODEL) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of some cells of a row given others."""
-    offset, covariance = moments(model)
-    block = covariance[np.ix_(wanted, given)] @ np.linalg.pinv(covariance[np.ix_(given, given)])
-    mean = offset[wanted] + block @ (DATA.x[row, given] - offset[given])
-    return mean, covariance[np.ix_(wanted, wanted)] - block @ covariance[np.ix_(given, wanted)]
+    return conditional_normal(*moments(model), DATA.x[row], wanted, given)
 
 
 def log_densities(row: int, cells: np.ndarray) -> np.ndarray:

@@ -253,7 +253,7 @@ def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
     (tmp_path / "kept" / "model-2.safetensors").unlink()
     with pytest.raises(tb.TightboundError, match=r"model-2\.safetensors"):
         tb.VAEImputer.load(tmp_path / "kept")
-    for members in (0, 2.5, "two"):
+    for members in (0, 2.5, "two", True):
         with refused(f"members: expected a whole number of at least 1, got {members!r}", error=SpecError):
             tb.VAEDensity(**SMALL, members=members).fit(table)
 
@@ -305,11 +305,15 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         ("draws", 2.5),
         ("draws", 0),
         ("validation", "x"),
+        ("calibration", 1.5),
         ("hidden", b"ab"),
         ("hidden", ("8",)),
     ):
         with refused(f"{name}: expected", error=SpecError):
             tb.VAEDensity(**{**SMALL, name: wrong}).fit(correlated())
+    with pytest.raises(SpecError) as told:
+        tb.VAEDensity(members=0, draws=0, warmup=2.0).fit(correlated())
+    assert all(f"{name}: expected" in str(told.value) for name in ("members", "draws", "warmup"))
 
 
 def test_an_outlier_detector_needs_rows_that_were_set_apart(tmp_path: Path) -> None:

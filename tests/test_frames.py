@@ -585,6 +585,34 @@ def test_a_category_that_the_given_column_lacks_comes_after_its_own() -> None:
     assert list(filled.cat.categories) == [pd.Interval(0, 0.3), pd.Interval(0.6, 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("given", "widened"),
+    [
+        (["low", "high"], ["low", "middle", "high"]),
+        (["high", "low"], ["high", "low", "middle"]),
+        (["low", "other", "high"], ["low", "other", "high", "middle"]),
+    ],
+    ids=["order of training", "another order", "a level of its own"],
+)
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_a_level_that_the_given_column_lacks_stands_where_training_had_it(library: str, given: list, widened: list) -> None:
+    def table(levels: list[str], cells: list) -> Any:
+        if library == "polars":
+            return pl.DataFrame({"a": pl.Series(cells, dtype=pl.Enum(levels)), "size": [1.5, 2.5, 4.0]})
+        ordered = pd.DataFrame({"a": pd.Categorical(cells, categories=levels, ordered=True), "size": [1.5, 2.5, 4.0]})
+        return ordered if library == "pandas" else pa.Table.from_pandas(ordered)
+
+    trained = table(["low", "middle", "high", "never"], ["low", "middle", "high"])
+    schema = infer(trained)
+    filled = schema.fill(table(given, ["low", None, "high"]), schema.encode(trained).x)["a"]
+    if library == "pyarrow":
+        assert filled.type.ordered
+        filled = filled.to_pandas()
+    assert filled.to_list() == ["low", "middle", "high"]
+    kept = filled.dtype.categories if library == "polars" else filled.cat.categories
+    assert kept.to_list() == widened and (library == "polars" or filled.cat.ordered)
+
+
 def test_what_another_library_cannot_hold_is_an_error_of_ours() -> None:
     far = timezone(timedelta(hours=5, minutes=30))
     moments = pa.table({"at": pa.array([0, 10**12, 2 * 10**12], pa.timestamp("ms", "+05:30")), "size": [1.5, 2.5, 4.0]})
@@ -789,6 +817,7 @@ def test_made_numbers_are_never_beyond_what_was_seen() -> None:
         ([True, False, True], [1, None, 1], [1, 0, 1]),
         ([1, 0, 1], [True, None, True], [True, False, True]),
         (["1", "x", "3"], [1, None, 3], None),
+        ([1, 2, 3], [datetime(2020, 1, 1, 12), None, datetime(2020, 1, 2)], None),
         ([20, 1000, 45], pl.Series([20, None, 45], dtype=pl.Int8), [20, 1000, 45]),
         ([date(2020, 1, 1), date(2020, 1, 3), date(2020, 1, 2)], [datetime(2020, 1, 1, 12), None, datetime(2020, 1, 2)],
          [datetime(2020, 1, 1, 12), datetime(2020, 1, 3), datetime(2020, 1, 2)]),

@@ -100,6 +100,9 @@ def test_a_line_of_another_length_is_named(tmp_path: Path) -> None:
     (tmp_path / "ragged.csv").write_text('a,b\n1,"two\nlines"\n1\n')
     with refused("line 4: 1 cells, expected 2", error=DataError):
         tb.read_table(tmp_path / "ragged.csv")
+    (tmp_path / "spaced.csv").write_text('a, b\n1, "two, three"\n2, "four"\n')
+    with refused("line 2: 3 cells, expected 2", "after a space a quote is a character like others", error=DataError):
+        tb.read_table(tmp_path / "spaced.csv")
 
 
 @pytest.mark.parametrize(

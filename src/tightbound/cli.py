@@ -416,7 +416,12 @@ def evaluate(
     run: RunFolder,
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Other rows; without it, the run's test rows.")] = None,
     method: Annotated[
-        str, typer.Option("--method", help="elbo, importance, annealed, exact or all; several with commas.", metavar="NAMES")
+        str,
+        typer.Option(
+            "--method",
+            help="elbo, importance, annealed, exact or all; several with commas. Annealing takes long: see --max-examples.",
+            metavar="NAMES",
+        ),
     ] = "elbo,importance",
     draws: Annotated[int, typer.Option("--draws", "--k", "-k", help="Importance samples per row.", min=1)] = 1000,
     proposal: Annotated[
@@ -902,10 +907,9 @@ class _PeopleFace:
             self.bar = None
 
     def conclude(self, fitted: Any, out: Path) -> None:
-        """Print the test numbers, what the model is, and where the pictures are."""
+        """Print the test numbers, what was found, and where the pictures are."""
         self.numbers(fitted.summary)
         self.findings(fitted.summary["diagnosis"])
-        self.model(fitted.model.spec, fitted.summary["parameters"])
         self.table("pictures", [("", str(out / picture)) for picture in fitted.summary["pictures"]])
         if fitted.page is not None:
             self.table("report", [("", f"{fitted.page}: one page to look at")])

@@ -203,12 +203,11 @@ class _Estimator(BaseEstimator):
 
     def _check(self) -> None:
         """Raise :class:`SpecError` for parameters that no other part of the package looks at, before any row is read."""
-        for name in ("members", "draws", *(() if self.k is None else ("k",))):
-            self._whole(name, getattr(self, name), 1)
-        problems = []
+        counted = ("members", "draws", *(() if self.k is None else ("k",)))
+        problems = [(name, problem) for name in counted if (problem := _no_whole(getattr(self, name), 1))]
         for name in ("validation", "calibration"):
-            if not isinstance(getattr(self, name), Real) or math.isnan(getattr(self, name)):
-                problems.append((name, f"expected a share of the rows, got {getattr(self, name)!r}"))
+            if not isinstance(share := getattr(self, name), Real) or not 0.0 <= float(share) < 1.0:
+                problems.append((name, f"expected a share of the rows from 0 to below 1, got {share!r}"))
         layers = list(self.hidden) if np.iterable(self.hidden) and not isinstance(self.hidden, str | bytes) else [None]
         if not all(isinstance(width, int | np.integer) and not isinstance(width, bool) for width in layers):
             problems.append(("hidden", f"expected the widths of the layers, such as (64, 64), got {self.hidden!r}"))
@@ -221,8 +220,7 @@ class _Estimator(BaseEstimator):
 
     def _whole(self, name: str, value: Any, least: int) -> int:
         """Return a whole number; raise :class:`SpecError` for anything else."""
-        if not isinstance(value, int | np.integer) or value < least:
-            problem = f"expected a whole number of at least {least}, got {value!r}"
+        if problem := _no_whole(value, least):
             raise SpecError(type(self).__name__, ((name, problem),))
         return int(value)
 
@@ -501,6 +499,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
     def transform(self, X: Any) -> Any:
         """Return X with its missing cells filled."""
         return self.impute(X)
+
+
+def _no_whole(value: Any, least: int) -> str:
+    """Return what is wrong with a value that is to be a whole number; nothing if it is one."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+    return "" if whole else f"expected a whole number of at least {least}, got {value!r}"
 
 
 def _seed(random_state: Any) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tightbound.completion import Models, complete, conformal_p_values, site_scores
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import SIDES, Column, TableSchema, alike, seconds_or_days
+from tightbound.data.frames import Column, TableSchema, alike, seconds_or_days
 from tightbound.errors import DataError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
@@ -148,15 +148,14 @@ def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condi
 def _code(column: Column, word: str) -> float:
     """Return the site of a value in words."""
     if column.values:
-        value = alike(word, column.values)
+        codes = column.code_of
         if column.kind == "boolean":
-            sides = {SIDES.get(alike(side, tuple(SIDES)), side).lower(): side for side in column.values}
-            sides |= {side.lower(): side for side in column.values}
-            value = sides.get(alike(word, tuple(sides)).lower(), value)
-        if value not in column.values:
+            codes, word = {side.lower(): code for side, code in codes.items()}, word.lower()
+        value = alike(word, tuple(codes))
+        if value not in codes:
             known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
             raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")
-        return float(column.values.index(value))
+        return codes[value]
     code = float(column.encode(np.array([_number(column, word)]))[0])
     if math.isnan(code):
         raise DataError(f"column '{column.name}' ({column.kind}) cannot be {word}")

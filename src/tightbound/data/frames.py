@@ -66,9 +66,8 @@ EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  
 WHOLE = {"Date": {1.0: "days"}, "Datetime": {DAY: "days", 3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}}
 UNITS = {"Date": "days since 1970-01-01", "Datetime": "seconds since 1970-01-01"}
 NO_CELLS = ("List", "Array", "Struct", "Map", "Binary", "Duration", "Unknown")  # types that are neither numbers, text nor dates
-CODE = (
-    r"[+-]?0[\dxX]|\+\d{7}|\d{17}"  # how text begins that is made of digits and yet no number: 01234, 0x1F, +4912345, long keys
-)
+# How text begins that is made of digits and yet no number: 01234, 0x1F, +4912345, long keys.
+CODE = r"[+-]?0[\dxX]|\+\d{7}|\d{17}"
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"  # as text
 SIDES = {"0": "False", "1": "True", "False": "0", "True": "1"}  # of booleans, as one library or another writes them
 
@@ -158,13 +157,19 @@ class Column(Spec):
         codes = np.array(self.atom_codes, np.float32)
         return np.where(np.isin(np.asarray(sites, np.float32), codes), 0.0, self.offset + self.slope * sites)
 
+    @property
+    def code_of(self) -> dict[str, float]:
+        """The site of every value by its word; a side of a boolean may also be called as another library writes it."""
+        own = {word: float(number) for number, word in enumerate(self.values)}
+        if self.kind != "boolean":
+            return own
+        sides = {alike(word, tuple(SIDES)): code for word, code in own.items()}
+        return {SIDES[word]: code for word, code in sides.items() if word in SIDES} | own
+
     def codes(self, cells: Cells) -> np.ndarray:
         """Return the sites (n,) of cells; NaN where a cell is missing or holds what the column does not know."""
         if self.values:
-            codes = {word: float(number) for number, word in enumerate(self.values)}
-            sides = {alike(word, tuple(SIDES)): code for word, code in codes.items()} if self.kind == "boolean" else {}
-            other = {SIDES[word]: code for word, code in sides.items() if word in SIDES}
-            return cells.looked_up(other | codes)
+            return cells.looked_up(self.code_of)
         if cells.numbers is None:
             raise DataError(f"column '{self.name}' holds text such as {cells.no_number()!r}, expected numbers ({self.kind})")
         _refuse_infinite(self.name, cells.numbers)
@@ -183,6 +188,8 @@ class Column(Spec):
         known, dtype = np.isfinite(sites), self.dtype if like is None else like.dtype
         try:
             if self.values:
+                if like is not None and like.is_moment and all(re.fullmatch(NUMBER, word) for word in self.values):
+                    raise ValueError  # 3 would become a day of 1970
                 own = {} if like is None else like.by_word
                 typed = [own[word] if word in own else _typed(word, dtype) for word in self.values]
                 return [typed[round(float(code))] if seen else None for code, seen in zip(sites, known, strict=True)]
@@ -520,7 +527,8 @@ class Cells:
             self.text = self._words(series)
             self.seen &= ~np.isin(np.char.lower(self.text.astype(str)), [word.lower() for word in markers])
             if own := _numbers_among(markers):  # -999.0 is as missing as -999
-                self.seen &= [not re.fullmatch(NUMBER, word) or float(word) not in own for word in self.text]
+                gone = {word for word in set(self.text.tolist()) if re.fullmatch(NUMBER, word) and float(word) in own}
+                self.seen &= [word not in gone for word in self.text]
             self.numbers = _as_numbers(self.text, self.seen)
         if self.numbers is not None:
             self.numbers = np.where(self.seen, self.numbers, np.nan)

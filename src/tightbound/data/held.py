@@ -6,10 +6,12 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import time
 from decimal import Decimal
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -48,12 +50,13 @@ def described(frame: nw.DataFrame[Any]) -> str:
     return "" if whole is None else base64.b64encode(whole).decode("ascii")
 
 
-def empty_columns(types: str, backend: Any) -> dict[str, Any]:
+@lru_cache(maxsize=8)  # asked for by every call of a method, for a schema that stays the same
+def empty_columns(types: str, backend: Any) -> Mapping[str, Any]:
     """Return by name the columns that :func:`described`, without rows, as those of a library that has their types."""
     import pyarrow as pa
 
     if not types:
-        return {}
+        return MappingProxyType({})
     try:
         table = pa.ipc.open_stream(base64.b64decode(types)).read_all()
     except (ValueError, OSError) as error:
@@ -65,15 +68,16 @@ def empty_columns(types: str, backend: Any) -> dict[str, Any]:
                 found[field.name] = _in_pandas(table[field.name], field)
             else:
                 found[field.name] = nw.from_arrow(table.select([field.name]), backend=backend)[field.name].to_native()
-    return found
+    return MappingProxyType(found)
 
 
-def made(name: str, values: list[Any], backend: Any, like: Any = None, dtype: str = "") -> nw.Series[Any]:
+def made(name: str, values: list[Any], backend: Any, like: Any = None, dtype: str = "", trained: Any = None) -> nw.Series[Any]:
     """Return a column of the type of another one, or else of that which narwhals names ``dtype``, if it can hold the values.
 
-    If it cannot, the library chooses; :class:`DataError` where it has nothing that can.
+    If it cannot, the library chooses; :class:`DataError` where it has nothing that can. Categories that ``like`` does not have
+    stand among its own as in ``trained``.
     """
-    own = (lambda: _of_type(name, values, backend, like)) if like is not None else None
+    own = (lambda: _of_type(name, values, backend, like, trained)) if like is not None else None
     named = (lambda: nw.new_series(name, values, _named(dtype), backend=backend)) if _named(dtype) else None
     for build in filter(None, (own, named)):
         with _tried():
@@ -93,24 +97,35 @@ def _named(dtype: str) -> Any:
     return getattr(nw, dtype) if re.fullmatch(r"(?:U?Int|Float)\d+|Boolean|Date|Time|String|Categorical", dtype) else None
 
 
-def _of_type(name: str, values: list[Any], backend: Any, like: Any) -> Any:
+def _of_type(name: str, values: list[Any], backend: Any, like: Any, trained: Any) -> Any:
     if backend == "pyarrow":
         import pyarrow as pa
 
-        return pa.chunked_array([_encoded(values, like) if pa.types.is_dictionary(like.type) else pa.array(values, like.type)])
-    if backend == "polars":
-        dtype = like.dtype
-        if type(dtype).__name__ == "Enum":
-            known = dtype.categories.to_list()
-            new = [value for value in dict.fromkeys(values) if value is not None and value not in known]
-            dtype = type(dtype)([*known, *new]) if new else dtype
-        return type(like)(name=name, values=values, dtype=dtype)
+        encoded = pa.types.is_dictionary(like.type)
+        return pa.chunked_array([_encoded(values, like, trained) if encoded else pa.array(values, like.type)])
     if _has_categories(like):
         values = _as_categories(values, like)
-        new = [value for value in dict.fromkeys(values) if value is not None and value not in like.cat.categories]
-        dtype = type(like.dtype)([*like.cat.categories, *new], like.cat.ordered) if new else like.dtype
-        return type(like)(values, name=name, dtype=dtype)
-    return type(like)(values, name=name, dtype=like.dtype)
+    dtype, known = like.dtype, _levels(like)
+    if known is not None and len(wanted := _widened(known, values, _levels(trained) or [])) > len(known):
+        dtype = type(dtype)(wanted, *([dtype.ordered] if backend == "pandas" else []))
+    return type(like)(name=name, dtype=dtype, **{"data" if backend == "pandas" else "values": values})
+
+
+def _levels(column: Any) -> list[Any] | None:
+    """Return what a column of categories of pandas, or of an enumeration of polars, can hold; None of any other one."""
+    if _has_categories(column):
+        return list(column.cat.categories)
+    dtype: Any = getattr(column, "dtype", None)
+    return dtype.categories.to_list() if type(dtype).__name__ == "Enum" else None
+
+
+def _widened(known: list[Any], values: list[Any], trained: list[Any]) -> list[Any]:
+    """Return levels and what else is among the values: where training had it, or last if the order there was another one."""
+    had = set(known)
+    new = {value: None for value in values if value is not None and value not in had}
+    together = [level for level in trained if level in had or level in new]
+    in_order = len(together) == len(known) + len(new) and [level for level in together if level in had] == known
+    return together if in_order else [*known, *new]
 
 
 def categories(series: nw.Series[Any]) -> tuple[list[Any], np.ndarray] | None:
@@ -140,19 +155,37 @@ def _as_categories(values: list[Any], like: Any) -> list[Any]:
     return [category(value) if isinstance(value, str) else value for value in values]
 
 
-def _encoded(values: list[Any], like: Any) -> Any:
-    """Return values, or the words for them, as a dictionary of Arrow: that of ``like`` in its order, then what it has not."""
+def _encoded(values: list[Any], like: Any, trained: Any) -> Any:
+    """Return values, or the words for them, as a dictionary of Arrow: that of ``like``, what it lacks as in ``trained``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = like.type.value_type
     own = {word: _parsed(word, kind) for word in set(values) if isinstance(word, str)}
     cells = pa.array([own.get(value, value) for value in values], kind)
-    known = like.chunk(0).dictionary if like.num_chunks else pa.array([], kind)
-    new = cells.unique().drop_null()
+    known, new = _dictionary(like), cells.unique().drop_null()
     dictionary = pa.concat_arrays([known, new.filter(pc.invert(pc.is_in(new, known)))])
+    if trained is not None and trained.type == like.type:
+        together = _dictionary(trained)
+        together = together.filter(pc.is_in(together, dictionary))
+        if len(together) == len(dictionary) and together.filter(pc.is_in(together, known)).equals(known):
+            dictionary = together
     codes = pc.index_in(cells, dictionary).cast(like.type.index_type)
     return pa.DictionaryArray.from_arrays(codes, dictionary, ordered=like.type.ordered)
+
+
+def _lacks(column: Any, values: list[Any]) -> bool:
+    """Whether a column of Arrow is a dictionary that does not have all of the values."""
+    import pyarrow as pa
+
+    return pa.types.is_dictionary(column.type) and not set(values) <= set(_dictionary(column).to_pylist())
+
+
+def _dictionary(column: Any) -> Any:
+    """Return the values of a column of Arrow that is a dictionary."""
+    import pyarrow as pa
+
+    return column.unify_dictionaries().chunk(0).dictionary if column.num_chunks else pa.array([], column.type.value_type)
 
 
 def _parsed(word: str, kind: Any) -> Any:
@@ -165,7 +198,7 @@ def _parsed(word: str, kind: Any) -> Any:
 def scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any], typed: Any = None) -> nw.Series[Any]:
     """Return a column with other values at some rows, of its own type if that can hold them, else of one that can.
 
-    Categories that it does not have are those of ``typed``, and come after its own.
+    Categories that it does not have are those of ``typed``, and stand among its own as there.
     """
     known = [number for number, value in enumerate(values) if value is not None]
     values, at, backend = [values[number] for number in known], at[known], series.implementation.value
@@ -174,10 +207,13 @@ def scattered(series: nw.Series[Any], at: np.ndarray, values: list[Any], typed: 
     name, own = series.name, series.to_native()
     if _has_categories(typed):
         values = _as_categories(values, typed)
-    for build in (
+    builds = [
         lambda: series.scatter(at, made(name, values, backend, own)),
-        lambda: made(name, _replaced(series.to_list(), at, values), backend, own),
-    ):
+        lambda: made(name, _replaced(series.to_list(), at, values), backend, own, trained=typed),
+    ]
+    if backend == "pyarrow" and _lacks(own, values):  # a scatter would put what is new last
+        builds.reverse()
+    for build in builds:
         with _tried(), warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
             built = build()
@@ -267,9 +303,13 @@ def in_arrow(frame: nw.DataFrame[Any]) -> Any:
     import pyarrow as pa
 
     frame = nw.maybe_reset_index(frame)  # no column of a file
+    if frame.implementation.is_polars():  # which gives Arrow the addresses of Python's objects
+        objects = (name for name, dtype in frame.schema.items() if dtype == nw.Object)
+        words = [nw.new_series(name, _as_words(frame[name]), nw.String, backend="polars") for name in objects]
+        frame = frame.with_columns(*words)
     with _tried():
         table = frame.to_arrow()  # with what a library notes of its types
-        if not any(map(_is_of_a_library, table.schema.types)) and not any(map(_is_of_addresses, frame.iter_columns())):
+        if not any(map(_is_of_a_library, table.schema.types)):
             return table
     return pa.table({name: _for_a_file(name, frame[name]) for name in frame.columns})
 
@@ -280,23 +320,25 @@ def _is_of_a_library(kind: Any) -> bool:
     return isinstance(kind.value_type if pa.types.is_dictionary(kind) else kind, pa.ExtensionType)
 
 
-def _is_of_addresses(series: Any) -> bool:
-    """Whether a column is of Python's objects in polars, which gives Arrow their addresses."""
-    return series.dtype == nw.Object and series.implementation.is_polars()
-
-
 def _for_a_file(name: str, series: nw.Series[Any]) -> Any:
     """Return a column of Arrow with the cells of another one, or the words for them."""
     import pyarrow as pa
 
     with _tried():
         column = series.to_frame().to_arrow().column(0)
-        if not _is_of_a_library(column.type) and not _is_of_addresses(series):
+        if not _is_of_a_library(column.type):
             return column
-    cells = [None if gone else cell for cell, gone in zip(series, series.is_null(), strict=True)]
-    if not _is_of_addresses(series):
-        with _tried():
-            return pa.array(cells)
+    with _tried():
+        return pa.array(_cells(series))
     if series.dtype.is_numeric():
         raise DataError(f"column '{name}' is of type {series.dtype}, which files have nothing for")
-    return pa.array([None if cell is None else str(cell) for cell in cells])
+    return pa.array(_as_words(series))
+
+
+def _cells(series: nw.Series[Any]) -> list[Any]:
+    """Return the cells of a column, None for those that are missing in one way or another."""
+    return [None if gone else cell for cell, gone in zip(series, series.is_null(), strict=True)]
+
+
+def _as_words(series: nw.Series[Any]) -> list[str | None]:
+    return [None if cell is None else str(cell) for cell in _cells(series)]

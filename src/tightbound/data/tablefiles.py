@@ -31,7 +31,7 @@ _SPELLINGS = [spelling for word in MARKERS for spelling in (word, word.upper(), 
 _LARGEST_BLOCK = 2**31 - 1
 _BLOCK = 2**24  # bytes that are read together to be counted
 _QUOTED = r'^\s+"((?:[^"]|"")*)"\s*$'  # a cell with a space before its quote, which is then no quote to pyarrow
-_HEAD = 100  # lines in which the names and a first row are looked for
+_HEAD = 100  # lines in which the names and a first row are looked for, cells by which text is first judged
 _SUPPORTED = ", ".join(TABLE_SUFFIXES)
 
 
@@ -172,7 +172,8 @@ def _first_rows(head: str, mark: str) -> tuple[list[list[str]], int]:
 
 def _have_decimal_commas(text: Any) -> bool:
     known = text.drop_null()
-    return len(known) > 0 and bool(pc.all(pc.match_substring_regex(known, r"^\s*[+-]?\d+,\d+\s*$")).as_py())
+    parts = (known[:_HEAD], known) if len(known) else ()  # most columns are found to have none by their first cells
+    return bool(parts) and all(pc.all(pc.match_substring_regex(part, r"^\s*[+-]?\d+,\d+\s*$")).as_py() for part in parts)
 
 
 def _are_codes(text: Any) -> bool:
@@ -206,7 +207,9 @@ def _refuse_strange(path: Path, mark: str, width: int | None = None) -> None:
                 told = "a quote is opened there and not closed before the end of a cell"
                 raise DataError(f"'{path}', line {line}: {told}")
             if width and cells and len(cells) != width:
-                raise DataError(f"'{path}', line {line}: {len(cells)} cells, expected {width} as in the first line")
+                trimmed = list(csv.reader(io.StringIO("".join(own), newline=""), delimiter=mark, skipinitialspace=True))
+                hint = "; after a space a quote is a character like others" if len(trimmed[0]) == width else ""
+                raise DataError(f"'{path}', line {line}: {len(cells)} cells, expected {width} as in the first line{hint}")
             line += len(own)
             own.clear()
 
@@ -234,11 +237,12 @@ def _plain(column: Any) -> Any:
         column = pc.if_else(quoted, plain, column)
     stripped = pc.utf8_trim_whitespace(column)
     known = pc.if_else(pc.is_in(pc.utf8_lower(stripped), pa.array(MARKERS)), None, stripped)
-    if known.null_count == len(known) or _are_codes(known):
+    if known.null_count == len(known):
         return known
     for kind in (pa.int64(), pa.float64()):
         try:
-            return pc.cast(known, kind)
+            numbers = pc.cast(known, kind)  # ends at the first word, where to look for codes reads all of them
         except pa.ArrowInvalid:
             continue
+        return known if _are_codes(known) else numbers
     return known

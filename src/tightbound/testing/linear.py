@@ -16,7 +16,7 @@ from tightbound.networks import MLP
 from tightbound.posteriors import DiagonalGaussian, FullGaussian
 from tightbound.schema import Sites
 
-__all__ = ["LinearGaussian", "linear_gaussian", "log_normal", "posterior_moments"]
+__all__ = ["LinearGaussian", "conditional_normal", "linear_gaussian", "log_normal", "posterior_moments"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,15 @@ def log_normal(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Return log N(residual; 0, covariance) in nats for rows (n, D)."""
     distance = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual.T).T)
     return -0.5 * (distance + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+
+def conditional_normal(
+    mean: np.ndarray, covariance: np.ndarray, x: np.ndarray, wanted: np.ndarray, given: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of some cells of x ~ N(mean, covariance) (D,) given others, both by their numbers."""
+    block = np.linalg.solve(covariance[np.ix_(given, given)], covariance[np.ix_(given, wanted)]).T
+    expected = mean[wanted] + block @ (x[given] - mean[given])
+    return expected, covariance[np.ix_(wanted, wanted)] - block @ covariance[np.ix_(given, wanted)]
 
 
 def posterior_moments(
