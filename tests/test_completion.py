@@ -83,6 +83,7 @@ def test_the_density_of_the_seen_cells_is_that_of_their_block(proposal: Proposal
         exact = log_normal((DATA.x[row, seen] - offset[seen])[None], covariance[np.ix_(seen, seen)])[0] if seen.any() else 0.0
         assert abs(found.log_evidence[row] - exact) < 5 * found.se[row] + 1e-5
     assert np.all(found.se < 0.03)  # or the bound would say nothing
+    assert not DATA.observed[0].any() and found.log_evidence[0] == found.se[0] == 0.0
 
 
 def test_a_mixture_is_filled_drawn_from_and_scored_as_its_closed_form_says() -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -44,6 +47,7 @@ def correlated(rows: int = 400, seed: int = 0) -> np.ndarray:
     return rng.normal(size=(rows, 1)) @ np.ones((1, 3)) * [1.0, 10.0, -3.0] + 0.3 * rng.normal(size=(rows, 3)) + [0, 500, 0]
 
 
+@pytest.mark.filterwarnings("ignore:no row will be called an outlier")
 @pytest.mark.parametrize("role", ROLES)
 def test_scikit_learns_checks_pass_without_exception(role: type) -> None:
     # The detector's prior of two hundred pseudo-inputs takes most of the time, and is no other one with twenty.
@@ -196,7 +200,8 @@ def test_odd_rows_are_found_and_the_odd_cell_is_named() -> None:
 
 
 def test_too_few_rows_to_keep_a_rate_raise_no_alarm() -> None:
-    detector = tb.VAEOutlierDetector(**SMALL, false_alarms=0.01).fit(correlated(60))
+    with pytest.warns(UserWarning, match="no row will be called an outlier: 12 rows set apart are too few for a rate of 0.01"):
+        detector = tb.VAEOutlierDetector(**SMALL, false_alarms=0.01).fit(correlated(60))
     assert detector.offset_ == -np.inf and (detector.predict(correlated(10) + 1e6) == 1).all()
 
 
@@ -314,6 +319,64 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     with pytest.raises(SpecError) as told:
         tb.VAEDensity(members=0, draws=0, warmup=2.0).fit(correlated())
     assert all(f"{name}: expected" in str(told.value) for name in ("members", "draws", "warmup"))
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: pd.DataFrame(x, columns=["a", "b", "c"])], ids=["array", "table"])
+def test_a_fit_that_fails_leaves_everything_as_it_was(make: Any) -> None:
+    """New units with old weights would say nonsense, and not show it."""
+    x = make(correlated())
+    density = tb.VAEDensity(**SMALL).fit(x)
+    before, known = density.score_samples(x), vars(density).copy()
+    density.set_params(latent=-1)
+    for _ in range(2):
+        with pytest.raises(tb.TightboundError):
+            density.fit(1e4 * x + 7.0)
+    density.set_params(latent=None)
+    assert vars(density) == known
+    np.testing.assert_array_equal(density.score_samples(x), before)
+    never = tb.VAEDensity(**SMALL, latent=-1)
+    with pytest.raises(tb.TightboundError):
+        never.fit(x)
+    for ask in (lambda: never.score_samples(x), lambda: never.as_role(tb.VAEImputer), never.sample):
+        with pytest.raises(NotFittedError):
+            ask()
+
+
+def test_rows_of_no_weight_decide_nothing() -> None:
+    table = people(200)
+    far = pd.concat([table, table.assign(height=1e9, sex="other")], ignore_index=True)
+    weight = np.repeat([1.0, 0.0], 200)
+    weighted, alone = tb.VAEDensity(**SMALL).fit(far, sample_weight=weight), tb.VAEDensity(**SMALL).fit(table)
+    assert weighted.schema_ == alone.schema_
+    np.testing.assert_array_equal(weighted.score_samples(table), alone.score_samples(table))
+    with refused("whole weights say how often a row counts; these make 2e+302 rows of 200", error=DataError):
+        tb.VAEDensity(**SMALL).fit(table, sample_weight=np.full(200, 1e300))
+
+
+def test_rows_that_were_set_apart_go_with_their_fit() -> None:
+    detector = tb.VAEOutlierDetector(**SMALL).fit(correlated())
+    again = detector.as_role(tb.VAEDensity).fit(correlated(seed=1)).as_role(tb.VAEOutlierDetector)
+    with refused("it was fitted in another role", error=DataError):
+        again.predict(correlated())
+
+
+@pytest.mark.parametrize("state", [None, np.random.RandomState(0), np.int64(3), True])
+def test_imputations_are_drawn_from_any_random_state(state: Any) -> None:
+    x = np.where(np.random.default_rng(0).random((40, 3)) < 0.2, np.nan, correlated(40))
+    imputer = tb.VAEImputer(hidden=(8,), steps=3, draws=20, random_state=0).fit(x)
+    assert len(imputer.impute_draws(x, 2, random_state=state)) == 2
+    with refused("random_state: 'x' cannot be used to seed", error=SpecError):
+        imputer.impute_draws(x, 2, random_state="x")
+
+
+@pytest.mark.parametrize("wanted", ["default", "pandas", "polars"])
+@pytest.mark.parametrize("given", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "pyarrow"])
+def test_an_imputer_gives_the_tables_that_it_is_set_to(given: Any, wanted: str) -> None:
+    table = given({"a": [1.5, None, 2.5, 4.0] * 5, "b": ["x", "y", None, "y"] * 5, "c": [1, 5, 2, 9] * 5})
+    filled = tb.VAEImputer(hidden=(8,), steps=3, draws=20, random_state=0).set_output(transform=wanted).fit_transform(table)
+    kind = {"default": type(table), "pandas": pd.DataFrame, "polars": pl.DataFrame}[wanted]
+    assert isinstance(filled, kind) and nw.from_native(filled)["c"].dtype == nw.Int64
+    assert nw.from_native(filled)["a"].null_count() == 0
 
 
 def test_an_outlier_detector_needs_rows_that_were_set_apart(tmp_path: Path) -> None:

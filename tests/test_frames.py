@@ -234,6 +234,19 @@ def test_what_is_named_wins() -> None:
         ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x", "y", "x"]}}, "'x' more than once"),
         ({"a": ["1", "2"]}, {"a": {"kind": "ordinal", "values": ["1", "2", "1.0"]}}, "'1' more than once"),
         ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "values": [1.5]}}, "has no values to name"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "atoms": [1.5, 1.5]}}, "atoms has 1.5 more than once"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "atoms": [1.5, 1.5 + 1e-9]}}, "cannot be told apart"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "atoms": [1e300]}}, "1e+300 is too far out"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "atoms": [10**400]}}, "atoms are a list of numbers, got [1000"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "atoms": [True]}}, "atoms are a list of numbers, got [True]"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "step": True}}, "a step is a number, 0 for none, got True"),
+        ({"a": [1.5, 2.0]}, {"a": {"kind": "real", "step": 1e9}}, "a step of 1e+09 is wider than all of its numbers"),
+        ({"a": [1, 2]}, {"a": {"kind": "ordinal", "values": [1, 2, "many"]}}, "of type Int64, which cannot hold 'many'"),
+        ({"a": [1, 2]}, {"a": {"kind": "ordinal", "values": [1, 2, 2.5]}}, "of type Int64, which cannot hold '2.5'"),
+        ({"a": [1.0, 2.5]}, {"a": {"kind": "ordinal", "values": [1, 2.5, "x"]}}, "which cannot hold 'x'"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x", "y", "NA"]}}, "'NA', which stands for a missing cell"),
+        ({"a": ["x", "y"]}, {"a": {"kind": "category", "values": ["x", "y", ""]}}, "'', which stands for a missing cell"),
+        ({"a": ["x", "y"]}, {"a": {"values": ["x", "y"]}}, "column 'a': it has no kind (allowed: real"),
         ({"a": [1.5, 2.0]}, {"a": 3}, "expected a kind or a table with kind"),
         ({"a": [1.5, 2.0]}, 3, "says by name what a column is"),
         ({"a": [1.0, 1.0]}, {}, "no column of the table"),
@@ -244,6 +257,30 @@ def test_what_is_named_wins() -> None:
 def test_what_does_not_fit_is_refused(table: dict[str, list], columns: dict[str, str], words: str) -> None:
     with refused(words, error=DataError):
         infer(pd.DataFrame(table), columns=columns)
+
+
+def test_values_and_atoms_may_be_those_of_numpy_and_pandas() -> None:
+    table = pd.DataFrame({"grade": [1, 2, 3, 2] * 5, "size": ["s", "m", "s", "m"] * 5, "price": [0.0, 1.5, 0.0, 2.5] * 5})
+    asked = {
+        "grade": {"kind": "ordinal", "values": [np.int64(3), np.int64(2), np.int64(1)]},
+        "size": {"kind": "ordinal", "values": pd.Index(["s", "m"])},
+        "price": {"kind": "real", "atoms": np.zeros(1, np.float32)},
+    }
+    grade, size, price = infer(table, columns=asked).columns
+    assert (grade.values, size.values, price.atoms) == (("3", "2", "1"), ("s", "m"), (0.0,))
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_one_atom() -> None:
+    """Two sites of one code would share its probability, and the density would not add up to one."""
+    beside = [3.0] * 40 + [3.0 + 1e-10, 3.0 + 2e-10] + [3.0 + 1e-9] * 40
+    (column,) = infer(pd.DataFrame({"a": beside + list(np.random.default_rng(0).normal(size=120))})).columns
+    assert column.atoms == (3.0,)
+
+
+def test_the_step_of_very_large_numbers_is_none() -> None:
+    """Doubles beyond 2^53 are all whole, and a step of one is nothing among them."""
+    (column,) = infer(pd.DataFrame({"a": 1e300 * np.random.default_rng(0).normal(size=100)})).columns
+    assert column.step == 0.0
 
 
 @pytest.mark.parametrize(
@@ -902,6 +939,12 @@ def test_the_largest_numbers_have_units() -> None:
     table = pd.DataFrame({"a": 1e300 * np.random.default_rng(0).normal(size=50)})
     schema = infer(table)
     np.testing.assert_allclose(schema.decode(schema.encode(table).x, like=table)["a"], table["a"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("markers", [[["a"]], [True], "NA", 3])
+def test_what_is_no_marker_is_refused(markers: Any) -> None:
+    with refused("markers are a list of words that stand for a missing cell", error=DataError):
+        infer(pd.DataFrame({"a": [1.5, 2.5]}), markers=markers)
 
 
 def test_markers_are_words_or_numbers() -> None:

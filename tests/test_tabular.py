@@ -1,8 +1,9 @@
 """A table from file to file: what its columns are, a model of them, and the rows that come out."""
 
 import functools
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -239,6 +240,22 @@ def test_a_schema_that_is_printed_has_the_steps_and_atoms_that_were_asked_for(tm
     assert again == schema and not any(column.step or column.atoms for column in schema.columns)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[columns]\na = 'number'", "column 'a': unknown kind 'number'"),
+        ("[columns]\na = {values = ['x']}", "column 'a': it has no kind"),
+        (f"[columns]\na = {{kind = 'real', atoms = [1{'0' * 400}]}}", "column 'a': atoms are a list of numbers"),
+        ("columns = 3", "columns says by name what a column is"),
+        ("markers = [true]", "markers are a list of words"),
+    ],
+)
+def test_what_is_wrong_in_a_schema_is_told_with_its_file(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with refused("mine.toml", words, error=SpecError):
+        read_schema(tmp_path / "mine.toml")
+
+
 def test_the_spec_of_a_run_starts_the_same_run_again(tmp_path: Path) -> None:
     run, folder, _ = learnt()
     (tmp_path / "spec.toml").write_text(call("info", run, "--spec").out)
@@ -353,6 +370,7 @@ def test_without_a_range_every_draw_counts(given: str) -> None:
         ("sex=F..M", "has no order", DataError),
         ("height=tall", "is of numbers, got 'tall'", DataError),
         ("height=-3", "cannot be -3", DataError),
+        ("visits=1_0", "is of numbers, got '1_0'", DataError),
         ("sex=F,height=180..,sex=M", "'sex' occurs twice", SpecError),
         ("visits=40..30", "nothing of column 'visits' is in 40..30", DataError),
         ("visits=..inf", "cannot be inf", DataError),
@@ -420,6 +438,34 @@ def test_the_ends_of_a_range_need_not_be_values_of_the_column(given: str, rows: 
     assert sorted(set(held)) == sorted(rows)
 
 
+def test_ranges_of_rounded_numbers_hold_for_what_is_rounded_into_them() -> None:
+    """Draws are rounded when they become cells: half of each end would be lost, and what is asked for between steps found."""
+    numbers = np.round(np.random.default_rng(0).normal(0.0, 3.0, 600))
+    days = [datetime(2021, 3, 1) + timedelta(days=int(number) % 30) for number in numbers]
+    schema = tb.infer(pa.table({"s": numbers, "day": days}), columns={"s": {"kind": "real", "step": 1.0, "atoms": []}})
+
+    def sites(*cells: Any) -> np.ndarray:
+        table = pa.table({"s": pa.array(cells, pa.float64()), "day": pa.array([days[0]] * len(cells))})
+        return schema.encode(table).x
+
+    (asked,) = tb.conditions(schema, "s=0..2")
+    assert asked.holds(sites(-0.6, -0.4, 1.3, 2.4, 2.6)).tolist() == [False, True, True, True, False]
+    within = schema.within(sites(-0.4, 2.4), ends(schema, (asked,)))
+    assert schema.decode(within)["s"].to_pylist() == [0.0, 2.0]
+    (between,) = tb.conditions(schema, "s=-0.5..2.5")
+    assert between[:3] == asked[:3]
+    (exact,) = tb.conditions(schema, "s=1..1.2")
+    assert exact.exact == tb.conditions(schema, "s=1")[0].exact
+    for given, words in (
+        ("s=0.25", "column 's' (real, in steps of 1) cannot be 0.25"),
+        ("s=0.2..0.8", "nothing of column 's' is in 0.2..0.8"),
+        ("day=2021-03-05T12:00", "column 'day' (real, whole days) cannot be 2021-03-05T12:00"),
+        ("day=2021-03-05T10:00..2021-03-05T20:00", "nothing of column 'day' is in"),
+    ):
+        with refused(words, error=DataError):
+            tb.conditions(schema, given)
+
+
 def test_marks_within_quotes_are_part_of_a_value() -> None:
     towns = ["Halle, Saale", "a|b", "1..2", "Ulm", '5"']
     table = pa.table({"town": towns, "the size, cm": [1.5, 2.5, 3.5, 9.5, 9.0], " a=b ": ["F", "M", "M", "M", "M"]})
@@ -427,7 +473,7 @@ def test_marks_within_quotes_are_part_of_a_value() -> None:
 
     def meant(given: str) -> list[list[str]]:
         return [
-            [schema.columns[number].values[int(code)] for code in codes] for number, *_, codes in tb.conditions(schema, given)
+            [schema.columns[asked.number].values[int(code)] for code in asked.codes] for asked in tb.conditions(schema, given)
         ]
 
     assert meant('town="Halle, Saale"') == [["Halle, Saale"]]
@@ -459,8 +505,6 @@ def test_conditions_that_nothing_meets_are_refused(tmp_path: Path) -> None:
 
 
 def test_dates_are_conditions_too() -> None:
-    from datetime import date, timedelta
-
     days = [date(2024, 1, 1) + timedelta(days=7 * i) for i in range(50)]
     schema = tb.infer(pa.table({"day": days}))
     (condition,) = tb.conditions(schema, "day=2024-02-01..2024-03-01")
@@ -468,6 +512,9 @@ def test_dates_are_conditions_too() -> None:
     assert [days[i] for i in np.flatnonzero(condition.holds(x))] == [
         day for day in days if date(2024, 2, 1) <= day <= date(2024, 3, 1)
     ]
+    for year in ("2024", "2024.."):  # which are days of 1975, counted from 1970
+        with refused("column 'day' is of dates such as 2024-01-01, got '2024'", error=DataError):
+            tb.conditions(schema, f"day={year}")
 
 
 def test_rows_without_cells_and_usual_cells_have_nothing_odd() -> None:

@@ -6,6 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -23,6 +24,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tightbound.completion import complete, conformal_p_values, impute
@@ -55,6 +57,7 @@ PARTS: dict[str, TypeAdapter[Any]] = {"prior": TypeAdapter(PriorSpec), "likeliho
 # A density as fine as the data allows is decided by its finest columns; to an outlier all columns count alike.
 BLURRED = Gaussian(noise="fixed", scale=0.3)
 ENOUGH_DRAWS, MANY_HOLES = 20, 0.05
+MOST_ROWS = 2**31 - 1
 PLANNED = ("epochs", "steps", "batch_size", "learning_rate", "weight_decay")  # parameters that are the plan's
 
 
@@ -169,16 +172,32 @@ class _Estimator(BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn the model of the rows of X; y is ignored."""
-        self._fit(X, sample_weight, held_out=0.0)
+        """Learn the model of the rows of X; y is ignored. After a fit that fails everything is as it was before."""
+        with self._anew():
+            self._fit(X, sample_weight, held_out=0.0)
         return self
+
+    @contextmanager
+    def _anew(self) -> Iterator[None]:
+        """Forget what was fitted; take it back when what comes now does not end well."""
+        before = self._fitted()
+        self._replace({})
+        try:
+            yield
+        except BaseException:
+            self._replace(before)
+            raise
+
+    def _replace(self, fitted: Mapping[str, Any]) -> None:
+        for name in self._fitted():
+            delattr(self, name)
+        for name, value in fitted.items():
+            setattr(self, name, value)
 
     def _fit(self, X: Any, sample_weight: Any, held_out: float) -> Dataset:
         """Train and return the rows that were held out."""
         self._check()
         data = self._read(X, reset=True, sample_weight=sample_weight)
-        if sample_weight is not None:
-            data = data.take(_repeated(sample_weight, len(data)))
         # In an order of their own: what is learnt does not depend on that in which rows are given.
         data = data.take(np.lexsort([*data.x.T, *(() if data.observed is None else data.observed.T)]))
         seed = _seed(self.random_state)
@@ -252,9 +271,12 @@ class _Estimator(BaseEstimator):
         return ELBO(beta=self.beta, warmup=warmup) if k == 1 else IWAE(k=k, gradient="dreg")
 
     def _read(self, X: Any, reset: bool = False, sample_weight: Any = None) -> Dataset:
-        """Return X as rows of sites; when fitting, decide what its columns are."""
+        """Return X as rows of sites, each as often as its weight says; when fitting, decide what its columns are."""
         if _is_table(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
+            if sample_weight is not None:
+                frame = as_frame(X)
+                X = frame[_repeated(sample_weight, len(frame)).tolist()].to_native()
             if reset:
                 self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
             if isinstance(self.schema_, TableSchema):
@@ -263,9 +285,9 @@ class _Estimator(BaseEstimator):
                 return data
             X = nw.from_native(X, eager_only=True).to_numpy()
         u = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
+        u = u if sample_weight is None else u[_repeated(sample_weight, len(u))]
         if reset:
-            known = u if sample_weight is None else u[_repeated(sample_weight, len(u))]
-            self.schema_ = ArraySchema.of(known[np.lexsort(known.T)])  # sums in one order, whatever that of the rows
+            self.schema_ = ArraySchema.of(u[np.lexsort(u.T)])  # sums in one order, whatever that of the rows
         if isinstance(self.schema_, TableSchema):
             raise DataError("fitted on a table with named columns, got an array; pass a table")
         return self.schema_.encode(u)
@@ -297,9 +319,7 @@ class _Estimator(BaseEstimator):
         Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
         """
         check_is_fitted(self)
-        n_samples = self._whole("n_samples", n_samples, 0)
-        seed = int(random_state) if isinstance(random_state, int | np.integer) else _seed(random_state)
-        x = self._drawn(n_samples, seed)
+        x = self._drawn(self._whole("n_samples", n_samples, 0), _own_seed(random_state))
         return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
     def _drawn(self, count: int, seed: int) -> np.ndarray:
@@ -319,11 +339,11 @@ class _Estimator(BaseEstimator):
         data = self._with_holes(X)
         return self._filled(X, data, impute(self.models_, data, draws=self.draws))
 
-    def impute_draws(self, X: Any, count: int, random_state: int = 0) -> list[Any]:
+    def impute_draws(self, X: Any, count: int, random_state: Any = 0) -> list[Any]:
         """Return X ``count`` times, its missing cells drawn from p(missing | seen)."""
         count = self._whole("count", count, 1)
         data = self._with_holes(X)
-        drawn = complete(self.models_, data, count, draws=max(self.draws, 10 * count), seed=random_state)
+        drawn = complete(self.models_, data, count, draws=max(self.draws, 10 * count), seed=_own_seed(random_state))
         return [self._filled(X, data, x) for x in drawn.x]
 
     def _with_holes(self, X: Any) -> Dataset:
@@ -344,8 +364,7 @@ class _Estimator(BaseEstimator):
         """Return an estimator of another role with the same fit."""
         check_is_fitted(self)
         other = role(**self.get_params())
-        for name, value in self._fitted().items():
-            setattr(other, name, value)
+        other._replace(self._fitted())
         return other
 
     def _fitted(self) -> dict[str, Any]:
@@ -457,11 +476,16 @@ class VAEOutlierDetector(OutlierMixin, _Estimator):
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn the model of the rows of X, and how improbable rows like them are."""
-        held = self._fit(X, sample_weight, self.calibration)
-        self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
-        # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
-        allowed = math.floor(self.false_alarms * (len(held) + 1))
-        self.offset_ = float(self.calibration_scores_[allowed - 1]) if allowed else -np.inf
+        with self._anew():
+            held = self._fit(X, sample_weight, self.calibration)
+            self.calibration_scores_ = np.sort(self._log_density(held)) if len(held) else np.zeros(0)
+            # As many of the m calibration rows may lie below as leave (1 + number)/(m + 1) within the rate.
+            allowed = math.floor(self.false_alarms * (len(held) + 1))
+            self.offset_ = float(self.calibration_scores_[allowed - 1]) if allowed else -np.inf
+        if not allowed:
+            needed = math.ceil(1.0 / self.false_alarms) - 1
+            told = f"{len(held)} rows set apart are too few for a rate of {self.false_alarms:g}, which takes {needed}"
+            _warn([f"no row will be called an outlier: {told}; give more rows, or raise calibration or false_alarms"])
         return self
 
     def _suggested(self, sites: Sites) -> dict[str, Any]:
@@ -497,8 +521,13 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _Estimator):
     """Missing cells filled in: ``transform`` gives their expectation given the seen cells of the row."""
 
     def transform(self, X: Any) -> Any:
-        """Return X with its missing cells filled."""
-        return self.impute(X)
+        """Return X with its missing cells filled, as a table of its own library or of that which ``set_output`` names."""
+        filled = self.impute(X)
+        wanted = _get_output_config("transform", self)["dense"]
+        if wanted == "default" or not _is_table(filled):
+            return filled  # scikit-learn wraps arrays
+        frame = as_frame(filled)
+        return filled if frame.implementation.value == wanted else getattr(frame, f"to_{wanted}")()
 
 
 def _no_whole(value: Any, least: int) -> str:
@@ -513,6 +542,12 @@ def _seed(random_state: Any) -> int:
         return int(check_random_state(random_state).randint(2**31 - 1))
     except ValueError as error:
         raise SpecError("random_state", (("", str(error)),)) from None
+
+
+def _own_seed(random_state: Any) -> int:
+    """Return a seed that is given as it is, and for anything else one that it makes."""
+    given = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool) and random_state >= 0
+    return int(random_state) if given else _seed(random_state)
 
 
 def _warn(notes: Sequence[str]) -> None:
@@ -563,6 +598,8 @@ def _repeated(sample_weight: Any, count: int) -> np.ndarray:
     """Return row numbers in which a row occurs as often as its weight says: exactly, or on average and rounded either way."""
     weight = _check_sample_weight(sample_weight, np.zeros((count, 1)), ensure_non_negative=True)
     whole = np.all(weight == np.round(weight))
+    if whole and weight.sum() > MOST_ROWS:
+        raise DataError(f"whole weights say how often a row counts; these make {weight.sum():g} rows of {count}: divide them")
     ends = np.cumsum(weight) * (1.0 if whole else len(weight) / weight.sum())
     starts = np.concatenate([[0.0], ends[:-1]])
     counts = np.round(ends).astype(int) - np.round(starts).astype(int)

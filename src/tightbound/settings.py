@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tightbound.data.arrays import Binarisation, Dataset, Missing, Split
-from tightbound.data.frames import TableSchema, infer
+from tightbound.data.frames import TableSchema, infer, overruled
 from tightbound.data.load import BUILTIN, TABLE_SUFFIXES, load, read_table
+from tightbound.data.raw import MARKERS
 from tightbound.diagnosis.subject import Steps, Subject
 from tightbound.errors import DataError, SpecError
 from tightbound.hierarchy import HierarchicalVAE, model_spec
@@ -322,6 +323,10 @@ def read_schema(path: Path) -> Tables:
     unknown = sorted(set(tables) - {"columns", "markers"})
     if unknown:
         raise SpecError(str(path), ((unknown[0], "is not part of a schema (allowed: markers, [columns])"),))
+    try:
+        overruled(tables.get("columns"), tables.get("markers", MARKERS))
+    except DataError as error:
+        raise SpecError(str(path), (("", str(error)),)) from None
     return tables
 
 

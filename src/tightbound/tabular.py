@@ -6,7 +6,6 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -29,12 +28,16 @@ CANDIDATES = 16_384  # importance samples that a round chooses from
 
 
 class Condition(NamedTuple):
-    """What a column is to be, in sites: between ``low`` and ``high``, or one of ``codes``."""
+    """What a column is to be, in sites: between ``low`` and ``high``, or one of ``codes``.
+
+    Draws within ``around`` of an end are rounded to it: half a step of rounded numbers, 0 for others.
+    """
 
     number: int
     low: float
     high: float
     codes: tuple[float, ...] = ()
+    around: float = 0.0
 
     @property
     def exact(self) -> float | None:
@@ -46,7 +49,9 @@ class Condition(NamedTuple):
     def holds(self, x: np.ndarray) -> np.ndarray:
         """Return for which rows (n, D) the condition holds."""
         cells = x[:, self.number]
-        return np.isin(cells, self.codes) if self.codes else (cells >= self.low) & (cells <= self.high)
+        if self.codes:
+            return np.isin(cells, self.codes)
+        return (cells >= self.low - self.around) & (cells <= self.high + self.around)
 
 
 class Scores(NamedTuple):
@@ -142,7 +147,7 @@ def _condition(schema: TableSchema, masked: str, quoted: Sequence[str]) -> Condi
     most = _end(column, high, lower=False) if high else math.inf
     if least > most or most == -math.inf:
         raise DataError(f"nothing of column '{column.name}' is in {low}..{high}: expected LOW..HIGH with LOW at most HIGH")
-    return Condition(number, least, most)
+    return Condition(number, least, most, around=0.5 * column.step / column.scale)
 
 
 def _code(column: Column, word: str) -> float:
@@ -156,9 +161,17 @@ def _code(column: Column, word: str) -> float:
             known = ", ".join(column.values[:10]) + (", …" if len(column.values) > 10 else "")
             raise DataError(f"column '{column.name}' has no value '{word}'; it has {known}")
         return codes[value]
-    code = float(column.encode(np.array([_number(column, word)]))[0])
+    number = _number(column, word)
+    between = column.multiple(number, math.floor) < column.multiple(number, math.ceil)
+    return _site(column, math.nan if between else number, word)
+
+
+def _site(column: Column, number: float, word: str) -> float:
+    """Return the site of a number that stands in a condition as a word."""
+    code = float(column.encode(np.array([number]))[0])
     if math.isnan(code):
-        raise DataError(f"column '{column.name}' ({column.kind}) cannot be {word}")
+        steps = f", {column.steps}" if column.steps else ""
+        raise DataError(f"column '{column.name}' ({column.kind}{steps}) cannot be {word}")
     return code
 
 
@@ -171,7 +184,7 @@ def _end(column: Column, word: str, *, lower: bool) -> float:
         return -math.inf
     if column.kind == "count" and math.isfinite(number):
         return max(float(math.ceil(number) if lower else math.floor(number)), -1.0)
-    return _code(column, word)
+    return _site(column, column.multiple(number, math.ceil if lower else math.floor), word)
 
 
 def _level(column: Column, word: str, *, lower: bool) -> float:
@@ -186,14 +199,16 @@ def _level(column: Column, word: str, *, lower: bool) -> float:
 
 
 def _number(column: Column, word: str) -> float:
-    """Return a number, or the moment that a column of dates counts by it."""
+    """Return a number, or what a column of dates counts by a moment."""
     try:
         if column.unit:
-            with suppress(ValueError):
-                return seconds_or_days((date if column.unit.startswith("days") else datetime).fromisoformat(word))
-        return float(word)
+            return seconds_or_days((date if column.unit.startswith("days") else datetime).fromisoformat(word))
+        if "_" not in word:  # Python reads 1_0 as ten
+            return float(word)
     except ValueError:
-        raise DataError(f"column '{column.name}' is of numbers{' or dates' if column.unit else ''}, got '{word}'") from None
+        pass
+    wanted = f"dates such as {column.moment(column.low or 0.0)}" if column.unit else "numbers"
+    raise DataError(f"column '{column.name}' is of {wanted}, got '{word}'")
 
 
 def draw_given(model: Model, given: Sequence[Condition], count: int, *, seed: int = 0) -> np.ndarray:

@@ -34,7 +34,7 @@ from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
 from tightbound.spec import Spec
 
-__all__ = ["CODE", "SIDES", "Cells", "Column", "LeftOut", "TableSchema", "alike", "as_frame", "infer", "seconds_or_days"]
+__all__ = ["CODE", "Cells", "Column", "LeftOut", "TableSchema", "alike", "as_frame", "infer", "overruled", "seconds_or_days"]
 
 ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
 LEFT_OUT = "left-out"
@@ -59,6 +59,8 @@ SKEWED = 1.0  # skewness above which the logarithm of a positive column is looke
 LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
 FEWEST_TO_STRAY = 5  # numbers: of one or two new rows it is no surprise if they are the largest so far
 DAY = 86_400.0  # seconds
+SAME = 1e-6  # steps by which a number may be off a multiple of the step
+FINEST_STEP = 2.0**-60  # in scales: beyond, single precision has nothing for it
 SINGLE = 2.0**-22  # what single precision keeps of a site of a few units, with a bit to spare
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = ((end - EPOCH.date()).days for end in (date.min, date.max))  # that a calendar has: draws may lie beyond
@@ -119,7 +121,8 @@ class Column(Spec):
     @property
     def atom_codes(self) -> tuple[float, ...]:
         """The sites of the atoms, as single precision holds them."""
-        return tuple(self.encode(np.array(self.atoms)).astype(np.float32).tolist())
+        with np.errstate(over="ignore"):
+            return tuple(self.encode(np.array(self.atoms)).astype(np.float32).tolist())
 
     def decode(self, sites: np.ndarray) -> np.ndarray:
         """Return numbers in the user's units, of a column that has no ``values``; counts and steps are rounded."""
@@ -132,6 +135,19 @@ class Column(Spec):
         for atom, code in zip(self.atoms, self.atom_codes, strict=True):
             numbers = np.where(np.asarray(sites, np.float32) == np.float32(code), atom, numbers)
         return numbers
+
+    def multiple(self, number: float, rounding: Callable[[float], int] = round) -> float:
+        """Return the multiple of the step at a number, or that above or below; the number itself where there is no step."""
+        if not self.step or not math.isfinite(number) or number in self.atoms:
+            return number
+        steps = number / self.step
+        return (round(steps) if abs(steps - round(steps)) <= SAME else rounding(steps)) * self.step
+
+    @property
+    def steps(self) -> str:
+        """What a step is, in words; nothing where there is none."""
+        whole = WHOLE.get(_type_name(self.dtype), {}).get(self.step, "")
+        return f"whole {whole}" if whole else f"in steps of {self.step:g}" if self.step else ""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -436,17 +452,12 @@ def infer(
     frame = as_frame(table)
     if not len(frame):
         raise DataError("the table has no rows, expected at least one")
-    if isinstance(markers, str) or not isinstance(markers, Sequence):
-        raise DataError(f"markers are a list of words that stand for a missing cell, got {markers!r}")
-    if not isinstance(columns, Mapping | None) or not all(isinstance(name, str) for name in columns or ()):
-        raise DataError(f"columns says by name what a column is, such as {{'age': 'real'}}, got {columns!r}")
-    markers = [as_word(marker) for marker in markers]
-    overrides = {name: _override(name, given) for name, given in (columns or {}).items()}
+    overrides, words = overruled(columns, markers)
     unknown = sorted(set(overrides) - set(frame.columns))
     if unknown:
         raise DataError(f"columns names what the table does not have: {', '.join(unknown)}; it has {', '.join(frame.columns)}")
     names = [name for name in frame.columns if name not in leave]
-    found = [_infer(name, Cells(frame[name], tuple(markers)), **overrides.get(name, {})) for name in names]
+    found = [_infer(name, Cells(frame[name], words), **overrides.get(name, {})) for name in names]
     kept = tuple(column for column in found if isinstance(column, Column))
     left_out = tuple(column for column in found if isinstance(column, LeftOut))
     if not kept:
@@ -461,10 +472,22 @@ def infer(
         columns=kept,
         left_out=left_out,
         order=tuple(names),
-        markers=tuple(markers),
+        markers=words,
         library=frame.implementation.value,
         types=described(frame.select(made_again)),
     )
+
+
+def overruled(
+    columns: Mapping[str, Override] | None, markers: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Return what people say of columns, by name, and the words for missing cells; raise :class:`DataError` for neither."""
+    if isinstance(markers, str) or not isinstance(markers, Sequence) or not all(map(_is_word, markers)):
+        raise DataError(f"markers are a list of words that stand for a missing cell, got {markers!r}")
+    if not isinstance(columns, Mapping | None) or not all(isinstance(name, str) for name in columns or ()):
+        raise DataError(f"columns says by name what a column is, such as 'real' for 'age', got {columns!r}")
+    words = tuple(as_word(marker) for marker in markers)
+    return {name: _override(name, given, words) for name, given in (columns or {}).items()}, words
 
 
 def as_frame(table: Any) -> nw.DataFrame[Any]:
@@ -774,47 +797,68 @@ def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
         raise DataError(f"column '{name}' has infinite values; replace them, or mark them as missing")
 
 
-def _override(name: str, given: Override) -> dict[str, Any]:
+def _override(name: str, given: Override, markers: Sequence[str]) -> dict[str, Any]:
     if not isinstance(given, str | Mapping):
         raise DataError(f"column '{name}': expected a kind or a table with kind, values, atoms and step, got {given!r}")
-    fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else dict(given)
+    fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else {key: _plain(value) for key, value in given.items()}
     unknown, kinds = sorted(set(fields) - {"kind", "values", "atoms", "step"}), (*get_args(ColumnKind), LEFT_OUT)
     if unknown:
         raise DataError(f"column '{name}': unknown {', '.join(unknown)}; a column has kind, values, atoms and step")
     if fields.get("kind") not in kinds:
-        raise DataError(f"column '{name}': unknown kind '{fields.get('kind')}' (allowed: {', '.join(kinds)})")
+        told = f"unknown kind '{fields['kind']}'" if "kind" in fields else "it has no kind"
+        raise DataError(f"column '{name}': {told} (allowed: {', '.join(kinds)})")
     if fields.keys() & {"atoms", "step"}:
         _check_measured(name, **fields)
     if "values" in fields:
-        _check_values(name, **fields)
+        _check_values(name, markers, **fields)
     return fields
 
 
-def _check_values(name: str, kind: str, values: Any, **_: Any) -> None:
+def _plain(value: Any) -> Any:
+    """Return numbers of numpy, arrays and columns as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(cell) for cell in value] if isinstance(value, list | tuple) else value
+
+
+def _check_values(name: str, markers: Sequence[str], kind: str, values: Any, **_: Any) -> None:
     if kind not in LEVELLED:
         raise DataError(f"column '{name}' of kind '{kind}' has no values to name; {', '.join(LEVELLED)} have")
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str | int | float) for v in values):
         raise DataError(f"column '{name}': values are a list of words or numbers, got {values!r}")
-    _refuse_twice(name, [as_word(value) for value in values])
+    words = [as_word(value) for value in values]
+    _refuse_twice(name, words)
+    missing = [word for word in words if word.strip().lower() in [marker.lower() for marker in markers]]
+    if missing:
+        raise DataError(f"column '{name}': values has {missing[0]!r}, which stands for a missing cell; see markers")
 
 
-def _refuse_twice(name: str, words: Sequence[str]) -> None:
+def _refuse_twice(name: str, words: Sequence[Any], what: str = "values has") -> None:
     twice = sorted({word for word in words if words.count(word) > 1})
     if twice:
-        raise DataError(f"column '{name}': values has {', '.join(map(repr, twice))} more than once")
+        raise DataError(f"column '{name}': {what} {', '.join(map(repr, twice))} more than once")
 
 
 def _check_measured(name: str, kind: str, atoms: Any = (), step: Any = 0.0, **_: Any) -> None:
     if kind not in (("real", "positive") if not step else ("real",)):
         raise DataError(f"column '{name}' of kind '{kind}' has no {'step' if step else 'atoms'}; real numbers have")
     if not isinstance(atoms, Sequence) or isinstance(atoms, str) or not all(map(_is_finite, atoms)):
-        raise DataError(f"column '{name}': atoms are a list of numbers, got {atoms!r}")
+        raise DataError(f"column '{name}': atoms are a list of numbers, got {atoms!r:.100}")
+    _refuse_twice(name, list(map(float, atoms)), "atoms has")
     if not _is_finite(step) or step < 0:
-        raise DataError(f"column '{name}': a step is a number, 0 for none, got {step!r}")
+        raise DataError(f"column '{name}': a step is a number, 0 for none, got {step!r:.100}")
+
+
+def _is_word(value: Any) -> bool:
+    """Whether it is a word, or a number that may stand for one."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return _is_word(value) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
 
 
 def _infer(name: str, cells: Cells, kind: str | None = None, values: Sequence[Any] = (), **numbers: Any) -> Column | LeftOut:
@@ -934,6 +978,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
         words = tuple(named) or words
+        _refuse_what_no_cell_holds(name, words, cells.dtype)
         if kind == "boolean" and len(words) != 2:
             raise DataError(f"column '{name}' has {len(words)} different values, a boolean has two")
         return Column(values=words, **given)
@@ -944,7 +989,8 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         if found[0] < 0 or found[-1] > LARGEST_COUNT or np.any(np.floor(numbers) != numbers):
             raise DataError(f"column '{name}' is not of counts: it has {found[0]:g} … {found[-1]:g}")
         return Column(low=found[0], high=found[-1], **given)
-    given["atoms"] = tuple(sorted(map(float, measured["atoms"] if "atoms" in measured else _atoms(*cells.counted))))
+    atoms = measured["atoms"] if "atoms" in measured else _atoms(*cells.counted)
+    given["atoms"] = tuple(sorted(map(float, atoms)))
     if kind == "positive":
         if found[0] <= 0:
             raise DataError(f"column '{name}' is not positive: it has {found[0]:g}; choose kind 'real'")
@@ -952,12 +998,40 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
             raise DataError(f"column '{name}' is of positive numbers, so that {given['atoms'][0]:g} cannot be an atom")
     else:
         values, often = cells.counted
-        whole = _moment_step(values, WHOLE[cells.type_name]) if cells.is_moment else _step(values, often)
-        given["step"] = float(measured.get("step", whole))
+        given["step"] = _moment_step(values, WHOLE[cells.type_name]) if cells.is_moment else _step(values, often)
+        if "step" in measured:
+            given["step"] = float(measured["step"])
+            if given["step"] > values[-1] - values[0]:
+                raise DataError(f"column '{name}': a step of {given['step']:g} is wider than all of its numbers")
     others = numbers[~np.isin(numbers, given["atoms"])]
     usual = others if len(others) and np.ptp(others) > 0 else numbers
     shift, scale = _units(np.log(usual) if kind == "positive" else usual)
-    return Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
+    if given.get("step", 0.0) < FINEST_STEP * scale:
+        given["step"] = 0.0
+    column = Column(shift=shift, scale=scale, low=found[0], high=found[-1], **given)
+    return column.replace(atoms=_apart(column, named="atoms" in measured))
+
+
+def _apart(column: Column, *, named: bool) -> tuple[float, ...]:
+    """Return the atoms that single precision tells apart; raise :class:`DataError` where people named others."""
+    atoms: dict[float, float] = {}
+    for atom, code in zip(column.atoms, column.atom_codes, strict=True):
+        atoms.setdefault(code, atom)
+        if named and (not math.isfinite(code) or atoms[code] != atom):
+            told = f"{atoms[code]!r} and {atom!r} cannot be told apart" if atoms[code] != atom else f"{atom!r} is too far out"
+            raise DataError(f"column '{column.name}': among its numbers, atoms {told}")
+    return tuple(atoms.values())
+
+
+def _refuse_what_no_cell_holds(name: str, words: Sequence[str], dtype: str) -> None:
+    """Raise :class:`DataError` for a level that the type of a column cannot hold, or holds as another number."""
+    for word in words:
+        try:
+            cell = _typed(word, dtype)
+            if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool) and cell != type(cell)(word):
+                raise ValueError
+        except (ValueError, ArithmeticError):
+            raise DataError(f"column '{name}' is of type {dtype}, which cannot hold {word!r}") from None
 
 
 def _units(numbers: np.ndarray) -> tuple[float, float]:
@@ -976,7 +1050,5 @@ def _contents(column: Column) -> str:
         shown = ", ".join(column.values[:5]) + (", …" if len(column.values) > 5 else "")
         return f"{len(column.values):,} values: {shown}"
     text = {"real": "real numbers", "positive": "positive numbers, by their logarithm", "count": "0, 1, 2, …"}[column.kind]
-    whole = WHOLE.get(_type_name(column.dtype), {}).get(column.step, "")
-    step = f"whole {whole}" if whole else f"in steps of {column.step:g}"
     atoms = f"often {', '.join(f'{atom:g}' for atom in column.atoms)}" if column.atoms else ""
-    return "; ".join(part for part in (text, column.unit, step if column.step else "", atoms) if part)
+    return "; ".join(part for part in (text, column.unit, column.steps, atoms) if part)
