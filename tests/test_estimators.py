@@ -316,6 +316,8 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     ):
         with refused(f"{name}: expected", error=SpecError):
             tb.VAEDensity(**{**SMALL, name: wrong}).fit(correlated())
+    with refused("validation: expected less than 1 together with calibration=0.95, got 0.1", error=SpecError):
+        tb.VAEOutlierDetector(**SMALL, calibration=0.95).fit(correlated())
     with pytest.raises(SpecError) as told:
         tb.VAEDensity(members=0, draws=0, warmup=2.0).fit(correlated())
     assert all(f"{name}: expected" in str(told.value) for name in ("members", "draws", "warmup"))

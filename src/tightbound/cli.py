@@ -907,9 +907,10 @@ class _PeopleFace:
             self.bar = None
 
     def conclude(self, fitted: Any, out: Path) -> None:
-        """Print the test numbers, what was found, and where the pictures are."""
+        """Print the test numbers, what the model is, and where the pictures are."""
         self.numbers(fitted.summary)
         self.findings(fitted.summary["diagnosis"])
+        self.model(fitted.model.spec, fitted.summary["parameters"])
         self.table("pictures", [("", str(out / picture)) for picture in fitted.summary["pictures"]])
         if fitted.page is not None:
             self.table("report", [("", f"{fitted.page}: one page to look at")])

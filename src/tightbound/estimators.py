@@ -201,6 +201,9 @@ class _Estimator(BaseEstimator):
         # In an order of their own: what is learnt does not depend on that in which rows are given.
         data = data.take(np.lexsort([*data.x.T, *(() if data.observed is None else data.observed.T)]))
         seed = _seed(self.random_state)
+        if self.validation + held_out >= 1.0:
+            told = f"expected less than 1 together with calibration={held_out:g}, got {self.validation:g}"
+            raise SpecError(type(self).__name__, (("validation", told),))
         split = data.split(self.validation, held_out, seed)
         rows, checked = data.take(split.train), data.take(split.validation)
         network = MLP(hidden=tuple(self.hidden))

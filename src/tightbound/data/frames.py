@@ -977,8 +977,8 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         strange = sorted(set(words) - set(named))
         if named and strange:
             raise DataError(f"column '{name}' has {', '.join(map(repr, strange[:5]))}, which values does not name")
+        _refuse_what_no_cell_holds(name, named, cells.dtype)
         words = tuple(named) or words
-        _refuse_what_no_cell_holds(name, words, cells.dtype)
         if kind == "boolean" and len(words) != 2:
             raise DataError(f"column '{name}' has {len(words)} different values, a boolean has two")
         return Column(values=words, **given)

@@ -136,7 +136,7 @@ def importance(
             report(min(int(index[0]) + ROWS_AT_ONCE, count), count)
     log_evidence, se, ess, elbo = np.concatenate(parts, axis=1)
     if data.observed is not None:
-        nothing = ~data.observed.any(axis=1)
+        nothing = ~np.asarray(data.observed).reshape(count, -1).any(axis=1)
         log_evidence[nothing], se[nothing] = 0.0, 0.0  # whatever the draws: the probability of no cells is 1
     shape = _pareto_shape(np.concatenate(tails), tail)
     cost = draws + proposal.evaluations(model.spec.latent)
