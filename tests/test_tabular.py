@@ -264,6 +264,15 @@ def test_the_spec_of_a_run_starts_the_same_run_again(tmp_path: Path) -> None:
     assert outcome.code == 0 and sha256(tmp_path / "again") == sha256(run), outcome.err
 
 
+def test_imputations_are_chosen_from_ten_samples_each_at_least(tmp_path: Path) -> None:
+    """Of two samples three imputations would nearly be one."""
+    run, folder, _ = learnt()
+    for draws in (2, 30):
+        outcome = call("impute", run, folder / "people.csv", "--out", tmp_path / f"{draws}.csv", "-m", 3, "--draws", draws)
+        assert outcome.code == 0, outcome.err
+    assert (tmp_path / "2.csv").read_bytes() == (tmp_path / "30.csv").read_bytes()
+
+
 def test_imputing_fills_the_holes_and_nothing_else(tmp_path: Path) -> None:
     run, folder, _ = learnt()
     outcome = call("impute", run, folder / "people.parquet", "--out", tmp_path / "whole.parquet")

@@ -622,7 +622,7 @@ def impute(
     model = stored.model(trust=trust or ())
     if imputations:
         files.require_free(table, "imputation")
-        drawn = completion.complete(model, rows, imputations, draws=draws, seed=seed)
+        drawn = completion.complete(model, rows, imputations, draws=completion.enough(draws, imputations), seed=seed)
         filled = files.stacked([schema.fill(table, x) for x in drawn.x], "imputation")
     else:
         filled = schema.fill(table, completion.impute(model, rows, draws=draws, seed=seed))

@@ -25,7 +25,7 @@ from tightbound.errors import CombinationError, SpecError
 from tightbound.model import Model, stacked
 from tightbound.rows import Row, Rows, RowSource, both_ways, in_blocks, in_haste, over_blocks, require_fixed
 
-__all__ = ["Completions", "Models", "complete", "conformal_p_values", "impute", "latents_given", "site_scores"]
+__all__ = ["Completions", "Models", "complete", "conformal_p_values", "enough", "impute", "latents_given", "site_scores"]
 
 Models = Model | Sequence[Model]
 BLOCK = 16  # rows, with all their draws, at once
@@ -68,6 +68,11 @@ def complete(model: Models, data: RowSource, count: int, *, draws: int = 1000, s
         raise SpecError("complete", (("count", f"expected at least 1, got {count}"),))
     x, ess = _over(_complete, model, data, draws, seed, count, block=BLOCK if len(data.x) > 1 else 1)
     return Completions(_kept(data, np.moveaxis(x, 1, 0)), ess)
+
+
+def enough(draws: int, count: int) -> int:
+    """Return how many importance samples to choose ``count`` draws from: as asked for, but ten for each at least."""
+    return max(draws, 10 * count)
 
 
 def latents_given(model: Model, data: RowSource, count: int, *, draws: int = 1000, seed: int = 0) -> Float[np.ndarray, "n m L"]:

@@ -27,7 +27,7 @@ from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from tightbound.completion import complete, conformal_p_values, impute
+from tightbound.completion import complete, conformal_p_values, enough, impute
 from tightbound.data.arrays import Dataset
 from tightbound.data.frames import TableSchema, as_frame, infer
 from tightbound.errors import DataError, FormatError, SpecError
@@ -346,7 +346,7 @@ class _Estimator(BaseEstimator):
         """Return X ``count`` times, its missing cells drawn from p(missing | seen)."""
         count = self._whole("count", count, 1)
         data = self._with_holes(X)
-        drawn = complete(self.models_, data, count, draws=max(self.draws, 10 * count), seed=_own_seed(random_state))
+        drawn = complete(self.models_, data, count, draws=enough(self.draws, count), seed=_own_seed(random_state))
         return [self._filled(X, data, x) for x in drawn.x]
 
     def _with_holes(self, X: Any) -> Dataset:

@@ -15,7 +15,7 @@ import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,7 +138,12 @@ class _Line:
         self._waiting += 1
         loop, job = asyncio.get_running_loop(), self._thread.submit(function, *arguments)
         # A job that is given up while it runs keeps its place until it is over; one that waits is not begun.
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+
+        def over(_: object) -> None:
+            with suppress(RuntimeError):  # of a loop that is closed, in which nobody waits any more
+                loop.call_soon_threadsafe(self._leave)
+
+        job.add_done_callback(over)
         return await asyncio.wrap_future(job)
 
     def _leave(self) -> None:
