@@ -249,7 +249,7 @@ def test_members_are_one_density_their_mixture(tmp_path: Path) -> None:
     ]
     found = np.array([np.isclose(drawn[:, None], ages.to_numpy(), rtol=1e-4).any(axis=1) for ages in own])
     assert found.any(axis=0).all() and (found.sum(axis=1) > 10).all() and not found.all(axis=1).any()
-    with pytest.raises(tb.SpecError, match="count"):
+    with pytest.raises(tb.SpecError, match="n_samples"):
         both.sample(0)
     both.set_params(members=7).save(tmp_path / "kept")  # what the next fit would have
     again = tb.VAEImputer.load(tmp_path / "kept")
@@ -353,6 +353,31 @@ def test_rows_of_no_weight_decide_nothing() -> None:
     np.testing.assert_array_equal(weighted.score_samples(table), alone.score_samples(table))
     with refused("whole weights say how often a row counts; these make 2e+302 rows of 200", error=DataError):
         tb.VAEDensity(**SMALL).fit(table, sample_weight=np.full(200, 1e300))
+
+
+@pytest.mark.parametrize("weight", [2.0, 60.5, [60.0] * 5 + [1.0] * 95], ids=["doubled", "fractions", "a few"])
+def test_weights_do_not_change_what_columns_are(weight: Any) -> None:
+    """Rows that count twice tell an identifier from no other, and one row of much weight is no value that repeats."""
+    rng = np.random.default_rng(0)
+    views = pa.array(["a", "b"] * 50, pa.string_view())  # of which pyarrow cannot take rows
+    table = pa.table({"id": [f"u{i}" for i in range(100)], "x": rng.normal(size=100), "y": rng.normal(size=100), "v": views})
+    settings = {"hidden": (4,), "steps": 2, "latent": 1, "random_state": 0}
+    weighted = tb.VAEDensity(**settings).fit(table, sample_weight=np.broadcast_to(weight, 100))
+    assert weighted.schema_ == tb.VAEDensity(**settings).fit(table).schema_
+
+
+def test_arrays_among_the_columns_are_kept(tmp_path: Path) -> None:
+    asked = {"grade": {"kind": "ordinal", "values": np.array(["low", "high"])}, "size": {"kind": "real", "atoms": np.zeros(1)}}
+    table = pd.DataFrame({"grade": ["low", "high"] * 10, "size": np.arange(20.0) ** 1.5})
+    density = tb.VAEDensity(hidden=(4,), steps=2, random_state=0, columns=asked).fit(table)
+    density.save(tmp_path / "kept")
+    again = tb.VAEDensity.load(tmp_path / "kept")
+    assert again.schema_ == density.schema_ and again.columns["grade"]["values"] == ["low", "high"]
+
+
+def test_a_lazy_table_is_refused() -> None:
+    with refused("give X.collect()", error=DataError):
+        tb.VAEDensity(**SMALL).fit(pl.DataFrame({"a": [1.5, 2.5]}).lazy())
 
 
 def test_rows_that_were_set_apart_go_with_their_fit() -> None:

@@ -727,6 +727,43 @@ def test_a_word_becomes_a_category_of_the_given_kind(trained: Any, given: Any, f
     assert cells == filled and [type(cell) for cell in cells] == [type(cell) for cell in filled]
 
 
+def test_moments_on_another_clock_are_noted() -> None:
+    naive = pd.DataFrame({"at": pd.date_range("2021-03-01", periods=30, freq="31h"), "size": np.arange(30.0) ** 1.5})
+    zoned = naive.assign(at=naive["at"].dt.tz_localize("Europe/Berlin"))
+    told = "moments without a zone are taken as UTC"
+    assert infer(naive).encode(zoned).notes == (f"column 'at' has a zone, in training it had none: {told}",)
+    assert infer(zoned).encode(naive).notes == (f"column 'at' has no zone, in training it had one: {told}",)
+    assert not infer(zoned).encode(zoned).notes and not infer(naive).encode(naive).notes
+    with refused("column 'at' holds text such as '01.03.2021', expected dates such as 2021-03-01", error=DataError):
+        infer(naive).encode(naive.assign(at="01.03.2021"))
+
+
+@pytest.mark.parametrize("places", [2, 16, 17, 22, 30])
+def test_exact_decimals_are_levels_whatever_their_places(places: int) -> None:
+    cells = [Decimal("0.1"), Decimal("0.3")] * 6
+    table = pa.table({"k": pa.array(cells, pa.decimal128(38, places)), "size": np.arange(12.0) ** 1.5})
+    schema = infer(table, columns={"k": {"kind": "ordinal", "values": ["0.1", "0.2", "0.3"]}})
+    assert schema.column("k").values == ("0.1", "0.2", "0.3")
+    assert schema.decode(schema.encode(table).x)["k"].to_pylist() == cells
+
+
+def test_levels_are_numbers_of_the_type_of_their_column() -> None:
+    table = pa.table({"n": pa.array([0.1, 0.5] * 5, pa.float32()), "size": np.arange(10.0) ** 1.5})
+    schema = infer(table, columns={"n": {"kind": "ordinal", "values": [0.1, 0.2, 0.5]}})
+    again = schema.decode(np.array([[0.0, 0.0], [1.0, 0.0]]))
+    assert schema.encode(again).observed.all() and again["n"].to_pylist() == [np.float32(0.1), np.float32(0.2)]
+    bytes_ = pa.table({"n": pa.array([1, 2] * 5, pa.uint8()), "size": np.arange(10.0) ** 1.5})
+    with refused("of type UInt8, which cannot hold '300'", error=DataError):
+        infer(bytes_, columns={"n": {"kind": "ordinal", "values": [1, 2, 300]}})
+
+
+@pytest.mark.parametrize("pair", [(0.2, 0.3), (0.4, 0.5), (0.5, 0.6)])
+def test_a_step_that_was_found_may_be_named(pair: tuple[float, float]) -> None:
+    table = pa.table({"x": np.repeat(pair, 10)})
+    found = infer(table).column("x").step
+    assert found == 0.1 and infer(table, columns={"x": {"kind": "real", "step": found}}).column("x").step == found
+
+
 def test_words_that_are_neither_true_nor_false_do_not_fill_truth_values() -> None:
     trained = pa.table({"a": ["a", "b", "x"], "size": [1.5, 2.5, 4.0]})
     schema = infer(trained)
@@ -939,6 +976,13 @@ def test_the_largest_numbers_have_units() -> None:
     table = pd.DataFrame({"a": 1e300 * np.random.default_rng(0).normal(size=50)})
     schema = infer(table)
     np.testing.assert_allclose(schema.decode(schema.encode(table).x, like=table)["a"], table["a"], rtol=1e-5)
+
+
+def test_markers_may_be_numbers_of_numpy() -> None:
+    assert infer(pa.table({"a": [1.5, 2.5, -999.0, 4.0]}), markers=[np.int64(-999)]).column("a").low == 1.5
+    words = pl.Series(["x", "y"])
+    schema = infer(pa.table({"a": ["x", "y"]}), columns={"a": {"kind": "ordinal", "values": words}})
+    assert schema.column("a").values == ("x", "y")
 
 
 @pytest.mark.parametrize("markers", [[["a"]], [True], "NA", 3])

@@ -475,6 +475,22 @@ def test_ranges_of_rounded_numbers_hold_for_what_is_rounded_into_them() -> None:
             tb.conditions(schema, given)
 
 
+def test_every_number_that_was_seen_may_be_asked_for() -> None:
+    """Of hundreds of millions in cents a double has no more than the eighth digit of a step."""
+    seen = np.round(np.random.default_rng(0).uniform(1e8, 9e9, 60), 2)
+    schema = tb.infer(pa.table({"x": np.repeat(seen, 20)}))
+    assert schema.column("x").step == 0.01
+    for number in seen.tolist():
+        assert tb.conditions(schema, f"x={number!r}")[0].exact is not None
+    (condition,) = tb.conditions(schema, "x=..1e308")
+    assert condition.high > 1e200
+
+
+def test_sides_of_a_boolean_may_differ_in_case_alone() -> None:
+    schema = tb.infer(pa.table({"t": ["a", "A", "a"]}), columns={"t": {"kind": "boolean", "values": ["a", "A"]}})
+    assert [tb.conditions(schema, f"t={word}")[0].exact for word in ("a", "A")] == [0.0, 1.0]
+
+
 def test_marks_within_quotes_are_part_of_a_value() -> None:
     towns = ["Halle, Saale", "a|b", "1..2", "Ulm", '5"']
     table = pa.table({"town": towns, "the size, cm": [1.5, 2.5, 3.5, 9.5, 9.0], " a=b ": ["F", "M", "M", "M", "M"]})

@@ -29,7 +29,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from tightbound.completion import complete, conformal_p_values, enough, impute
 from tightbound.data.arrays import Dataset
-from tightbound.data.frames import TableSchema, as_frame, infer
+from tightbound.data.frames import TableSchema, as_frame, infer, plain
 from tightbound.errors import DataError, FormatError, SpecError
 from tightbound.evidence.importance import importance
 from tightbound.evidence.proposals import WARY
@@ -277,15 +277,17 @@ class _Estimator(BaseEstimator):
         """Return X as rows of sites, each as often as its weight says; when fitting, decide what its columns are."""
         if _is_table(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
-            if sample_weight is not None:
-                frame = as_frame(X)
-                X = frame[_repeated(sample_weight, len(frame)).tolist()].to_native()
+            count = len(as_frame(X))
+            rows = np.arange(count) if sample_weight is None else _repeated(sample_weight, count)
+            # Kinds, levels and units are those of the rows that count, each once: a row of much weight makes no atom.
+            once, again = np.unique(rows, return_inverse=True)
+            X = X if len(once) == count else as_frame(X)[once.tolist()].to_native()
             if reset:
                 self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
             if isinstance(self.schema_, TableSchema):
                 data = self.schema_.encode(X, units=False)
                 _warn(data.notes)
-                return data
+                return data if sample_weight is None else data.take(again)
             X = nw.from_native(X, eager_only=True).to_numpy()
         u = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
         u = u if sample_weight is None else u[_repeated(sample_weight, len(u))]
@@ -322,12 +324,12 @@ class _Estimator(BaseEstimator):
         Numbers of a table lie within those that the fit saw: draws beyond them are put at the nearest.
         """
         check_is_fitted(self)
-        x = self._drawn(self._whole("n_samples", n_samples, 0), _own_seed(random_state))
+        x = self._drawn(self._whole("n_samples", n_samples, 1), _own_seed(random_state))
         return self.schema_.decode(self.schema_.within(x) if isinstance(self.schema_, TableSchema) else x)
 
     def _drawn(self, count: int, seed: int) -> np.ndarray:
         """Return rows of sites, each from a member chosen at random."""
-        if len(self.models_) == 1 or count < 1:
+        if len(self.models_) == 1:
             return sample(self.model_, count, seed=seed)
         x = np.empty((count, self.model_.spec.sites.count), np.float32)
         chosen = np.random.default_rng(seed).integers(len(self.models_), size=count)
@@ -572,7 +574,7 @@ def _plain(value: Any) -> Any:
     """Return specs, and numpy's numbers and arrays, as values that JSON can hold."""
     if isinstance(value, Spec):
         return value.model_dump(mode="json")
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return {key: _plain(own) for key, own in value.items()} if isinstance(value, Mapping) else plain(value)
 
 
 def _part(name: str, value: Any) -> Any:
@@ -584,6 +586,8 @@ def _is_table(X: Any) -> bool:
     try:
         frame = nw.from_native(X, eager_only=True)
     except TypeError:
+        if hasattr(X, "collect"):
+            raise DataError("the table is a lazy one, whose rows are not there yet: give X.collect()") from None
         return False
     except (ValueError, nw.exceptions.NarwhalsError):
         frame = as_frame(X)  # which says what is wrong

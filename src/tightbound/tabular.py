@@ -154,7 +154,7 @@ def _code(column: Column, word: str) -> float:
     """Return the site of a value in words."""
     if column.values:
         codes = column.code_of
-        if column.kind == "boolean":
+        if column.kind == "boolean" and word not in codes:
             codes, word = {side.lower(): code for side, code in codes.items()}, word.lower()
         value = alike(word, tuple(codes))
         if value not in codes:

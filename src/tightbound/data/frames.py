@@ -34,7 +34,19 @@ from tightbound.errors import DataError
 from tightbound.schema import Kind, Part, Sites
 from tightbound.spec import Spec
 
-__all__ = ["CODE", "Cells", "Column", "LeftOut", "TableSchema", "alike", "as_frame", "infer", "overruled", "seconds_or_days"]
+__all__ = [
+    "CODE",
+    "Cells",
+    "Column",
+    "LeftOut",
+    "TableSchema",
+    "alike",
+    "as_frame",
+    "infer",
+    "overruled",
+    "plain",
+    "seconds_or_days",
+]
 
 ColumnKind = Literal["real", "positive", "count", "boolean", "category", "ordinal"]
 LEFT_OUT = "left-out"
@@ -58,6 +70,7 @@ FEWEST_FOR_IDENTIFIER = 20  # rows
 SKEWED = 1.0  # skewness above which the logarithm of a positive column is looked at
 LARGEST_LOG = 80.0  # logarithms are cut off there on their way back: the largest double is e^709
 FEWEST_TO_STRAY = 5  # numbers: of one or two new rows it is no surprise if they are the largest so far
+EXACT_PLACES = 15  # of a decimal, beyond which Arrow makes another double of it than the nearest
 DAY = 86_400.0  # seconds
 SAME = 1e-6  # steps by which a number may be off a multiple of the step
 FINEST_STEP = 2.0**-60  # in scales: beyond, single precision has nothing for it
@@ -141,7 +154,10 @@ class Column(Spec):
         if not self.step or not math.isfinite(number) or number in self.atoms:
             return number
         steps = number / self.step
-        return (round(steps) if abs(steps - round(steps)) <= SAME else rounding(steps)) * self.step
+        if not math.isfinite(steps):
+            return number
+        same = max(SAME, 4 * math.ulp(steps))
+        return (round(steps) if abs(steps - round(steps)) <= same else rounding(steps)) * self.step
 
     @property
     def steps(self) -> str:
@@ -187,7 +203,8 @@ class Column(Spec):
         if self.values:
             return cells.looked_up(self.code_of)
         if cells.numbers is None:
-            raise DataError(f"column '{self.name}' holds text such as {cells.no_number()!r}, expected numbers ({self.kind})")
+            wanted = f"dates such as {self.moment(self.low or 0.0)}" if self.unit else f"numbers ({self.kind})"
+            raise DataError(f"column '{self.name}' holds text such as {cells.no_number()!r}, expected {wanted}")
         _refuse_infinite(self.name, cells.numbers)
         return self.encode(cells.numbers * self._per(cells))
 
@@ -335,6 +352,7 @@ class TableSchema(Spec):
                 notes.append(
                     f"column '{column.name}': most numbers are beyond {saw}, which training saw; are the units the same?"
                 )
+            notes += _zone_notes(column, cells)
             strange = cells.seen & ~known
             if strange.any():
                 count, word = int(strange.sum()), cells.word(int(np.argmax(strange)))
@@ -482,6 +500,7 @@ def overruled(
     columns: Mapping[str, Override] | None, markers: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
     """Return what people say of columns, by name, and the words for missing cells; raise :class:`DataError` for neither."""
+    markers = plain(markers)
     if isinstance(markers, str) or not isinstance(markers, Sequence) or not all(map(_is_word, markers)):
         raise DataError(f"markers are a list of words that stand for a missing cell, got {markers!r}")
     if not isinstance(columns, Mapping | None) or not all(isinstance(name, str) for name in columns or ()):
@@ -564,7 +583,8 @@ class Cells:
         )
 
     def _as_doubles(self, series: nw.Series[Any]) -> np.ndarray:
-        if series.dtype in (nw.Object, nw.Unknown):
+        places = re.fullmatch(r"Decimal\(scale=(\d+)\)", self.dtype)
+        if series.dtype in (nw.Object, nw.Unknown) or (places and int(places[1]) > EXACT_PLACES):
             return self._each(series, float)
         try:
             numbers = series.cast(nw.Float64).to_numpy()
@@ -643,7 +663,10 @@ class Cells:
         try:
             if self.numbers is None or self.dtype == "Boolean":
                 return word
-            return _iso(_seconds(word)) if self.is_moment and not re.fullmatch(NUMBER, word) else self.word_of(float(word))
+            if self.is_moment and not re.fullmatch(NUMBER, word):
+                return _iso(_seconds(word))
+            short: Any = {"Float32": np.float32, "Float16": np.float16}.get(self.dtype, float)
+            return self.word_of(float(short(word)))
         except ValueError:
             return word
 
@@ -737,6 +760,9 @@ def _typed(value: float | str, dtype: str) -> Any:
         value = _seconds(value) / (1.0 if name == "Datetime" else DAY)
     if isinstance(value, str) and re.fullmatch(r"U?Int\d+", name) and re.fullmatch(r"-?\d+", value):
         return int(value)
+    if isinstance(value, str) and name == "Decimal":
+        places = re.search(r"scale=(\d+)", dtype)
+        return Decimal(f"{Decimal(value):.{places[1]}f}" if places else value)
     if isinstance(value, str) and name not in ("String", "Categorical", "Enum", "Object", "Time"):
         value = float(SIDES.get(value, value) if value in ("True", "False") else value)
     match name:
@@ -792,6 +818,15 @@ def _zone(name: str) -> tzinfo:
         return datetime.fromisoformat(f"1970-01-01T00:00{beside[1]}").tzinfo or UTC if beside else UTC
 
 
+def _zone_notes(column: Column, cells: Cells) -> list[str]:
+    """Return a note where moments have a zone and those of training had none, or the other way round."""
+    if {cells.type_name, _type_name(column.dtype)} != {"Datetime"} or not cells.seen.any():
+        return []
+    before, now = ("time_zone='" in dtype for dtype in (column.dtype, cells.dtype))
+    told = ("has a zone, in training it had none", "has no zone, in training it had one")[before]
+    return [f"column '{column.name}' {told}: moments without a zone are taken as UTC"] if before != now else []
+
+
 def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
     if np.isinf(numbers).any():
         raise DataError(f"column '{name}' has infinite values; replace them, or mark them as missing")
@@ -800,7 +835,7 @@ def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
 def _override(name: str, given: Override, markers: Sequence[str]) -> dict[str, Any]:
     if not isinstance(given, str | Mapping):
         raise DataError(f"column '{name}': expected a kind or a table with kind, values, atoms and step, got {given!r}")
-    fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else {key: _plain(value) for key, value in given.items()}
+    fields: dict[str, Any] = {"kind": given} if isinstance(given, str) else {key: plain(value) for key, value in given.items()}
     unknown, kinds = sorted(set(fields) - {"kind", "values", "atoms", "step"}), (*get_args(ColumnKind), LEFT_OUT)
     if unknown:
         raise DataError(f"column '{name}': unknown {', '.join(unknown)}; a column has kind, values, atoms and step")
@@ -814,11 +849,12 @@ def _override(name: str, given: Override, markers: Sequence[str]) -> dict[str, A
     return fields
 
 
-def _plain(value: Any) -> Any:
-    """Return numbers of numpy, arrays and columns as Python's own."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return [_plain(cell) for cell in value] if isinstance(value, list | tuple) else value
+def plain(value: Any) -> Any:
+    """Return numbers of numpy, arrays and columns as Python's own numbers and lists."""
+    for way in ("tolist", "to_list"):
+        if hasattr(value, way):
+            return getattr(value, way)()
+    return [plain(cell) for cell in value] if isinstance(value, list | tuple) else value
 
 
 def _check_values(name: str, markers: Sequence[str], kind: str, values: Any, **_: Any) -> None:
@@ -1001,7 +1037,7 @@ def _column(name: str, kind: Any, cells: Cells, found: list[Any], named: list[st
         given["step"] = _moment_step(values, WHOLE[cells.type_name]) if cells.is_moment else _step(values, often)
         if "step" in measured:
             given["step"] = float(measured["step"])
-            if given["step"] > values[-1] - values[0]:
+            if given["step"] * (1.0 - SAME) > values[-1] - values[0]:
                 raise DataError(f"column '{name}': a step of {given['step']:g} is wider than all of its numbers")
     others = numbers[~np.isin(numbers, given["atoms"])]
     usual = others if len(others) and np.ptp(others) > 0 else numbers
@@ -1025,10 +1061,13 @@ def _apart(column: Column, *, named: bool) -> tuple[float, ...]:
 
 def _refuse_what_no_cell_holds(name: str, words: Sequence[str], dtype: str) -> None:
     """Raise :class:`DataError` for a level that the type of a column cannot hold, or holds as another number."""
+    whole = np.iinfo(dtype.lower()) if re.fullmatch(r"U?Int(?:8|16|32|64)", dtype) else None
     for word in words:
         try:
             cell = _typed(word, dtype)
             if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool) and cell != type(cell)(word):
+                raise ValueError
+            if whole and not whole.min <= cell <= whole.max:
                 raise ValueError
         except (ValueError, ArithmeticError):
             raise DataError(f"column '{name}' is of type {dtype}, which cannot hold {word!r}") from None

@@ -135,12 +135,13 @@ def importance(
         if report is not None:
             report(min(int(index[0]) + ROWS_AT_ONCE, count), count)
     log_evidence, se, ess, elbo = np.concatenate(parts, axis=1)
+    se = stated_error(se, ess)
     if data.observed is not None:
         nothing = ~np.asarray(data.observed).reshape(count, -1).any(axis=1)
-        log_evidence[nothing], se[nothing] = 0.0, 0.0  # whatever the draws: the probability of no cells is 1
+        log_evidence[nothing], se[nothing], ess[nothing] = 0.0, 0.0, draws  # whatever they are: no cells have probability 1
     shape = _pareto_shape(np.concatenate(tails), tail)
     cost = draws + proposal.evaluations(model.spec.latent)
-    return Importance(log_evidence, stated_error(se, ess), ess, shape, elbo, draws, proposal, cost, model.measure)
+    return Importance(log_evidence, se, ess, shape, elbo, draws, proposal, cost, model.measure)
 
 
 def _kept(tail: int) -> int:
