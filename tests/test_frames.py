@@ -747,6 +747,19 @@ def test_exact_decimals_are_levels_whatever_their_places(places: int) -> None:
     assert schema.decode(schema.encode(table).x)["k"].to_pylist() == cells
 
 
+def test_words_fill_decimals_where_they_are_numbers_or_sides() -> None:
+    given = pa.table({"a": pa.array([Decimal("1.00"), None, None], pa.decimal128(5, 2)), "size": [1.5, 2.5, 4.0]})
+
+    def filled(words: list[str]) -> list:
+        trained = pa.table({"a": words, "size": [1.5, 2.5, 4.0]})
+        schema = infer(trained)
+        return schema.fill(given, schema.encode(trained).x)["a"].to_pylist()
+
+    assert filled(["True", "False", "True"]) == [1, 0, 1]
+    with refused("column 'a' is of type Decimal(scale=2), which cannot hold what it held in training", error=DataError):
+        filled(["x", "y", "x"])
+
+
 def test_levels_are_numbers_of_the_type_of_their_column() -> None:
     table = pa.table({"n": pa.array([0.1, 0.5] * 5, pa.float32()), "size": np.arange(10.0) ** 1.5})
     schema = infer(table, columns={"n": {"kind": "ordinal", "values": [0.1, 0.2, 0.5]}})

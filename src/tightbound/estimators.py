@@ -277,11 +277,11 @@ class _Estimator(BaseEstimator):
         """Return X as rows of sites, each as often as its weight says; when fitting, decide what its columns are."""
         if _is_table(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
-            count = len(as_frame(X))
-            rows = np.arange(count) if sample_weight is None else _repeated(sample_weight, count)
-            # Kinds, levels and units are those of the rows that count, each once: a row of much weight makes no atom.
-            once, again = np.unique(rows, return_inverse=True)
-            X = X if len(once) == count else as_frame(X)[once.tolist()].to_native()
+            if sample_weight is not None:
+                frame = as_frame(X)
+                # Kinds, levels and units are those of the rows that count, each once: a row of much weight makes no atom.
+                once, again = np.unique(_repeated(sample_weight, len(frame)), return_inverse=True)
+                X = X if len(once) == len(frame) else frame[once.tolist()].to_native()
             if reset:
                 self.schema_: TableSchema | ArraySchema = infer(X, columns=self.columns)
             if isinstance(self.schema_, TableSchema):

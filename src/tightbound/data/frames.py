@@ -149,12 +149,10 @@ class Column(Spec):
             numbers = np.where(np.asarray(sites, np.float32) == np.float32(code), atom, numbers)
         return numbers
 
-    def multiple(self, number: float, rounding: Callable[[float], int] = round) -> float:
+    def multiple(self, number: float, rounding: Callable[[float], int]) -> float:
         """Return the multiple of the step at a number, or that above or below; the number itself where there is no step."""
-        if not self.step or not math.isfinite(number) or number in self.atoms:
-            return number
-        steps = number / self.step
-        if not math.isfinite(steps):
+        steps = number / self.step if self.step else math.inf
+        if not math.isfinite(steps) or number in self.atoms:
             return number
         same = max(SAME, 4 * math.ulp(steps))
         return (round(steps) if abs(steps - round(steps)) <= same else rounding(steps)) * self.step
@@ -749,7 +747,7 @@ def _type_name(dtype: str) -> str:
     return dtype.partition("(")[0]
 
 
-def _typed(value: float | str, dtype: str) -> Any:
+def _typed(value: float | str | Decimal, dtype: str) -> Any:
     """Return a number or a word as a value of a type, by the name that narwhals gives it; raise ValueError if it is none."""
     name = _type_name(dtype)
     if name == "Boolean":
@@ -760,9 +758,8 @@ def _typed(value: float | str, dtype: str) -> Any:
         value = _seconds(value) / (1.0 if name == "Datetime" else DAY)
     if isinstance(value, str) and re.fullmatch(r"U?Int\d+", name) and re.fullmatch(r"-?\d+", value):
         return int(value)
-    if isinstance(value, str) and name == "Decimal":
-        places = re.search(r"scale=(\d+)", dtype)
-        return Decimal(f"{Decimal(value):.{places[1]}f}" if places else value)
+    if isinstance(value, str) and name == "Decimal" and re.fullmatch(NUMBER, value):
+        value = Decimal(value)  # a double would not hold its digits
     if isinstance(value, str) and name not in ("String", "Categorical", "Enum", "Object", "Time"):
         value = float(SIDES.get(value, value) if value in ("True", "False") else value)
     match name:
@@ -772,7 +769,7 @@ def _typed(value: float | str, dtype: str) -> Any:
             return value
         case "Decimal":
             places = re.search(r"scale=(\d+)", dtype)
-            return Decimal(f"{value:.{places[1]}f}" if places else repr(value))
+            return Decimal(f"{value:.{places[1]}f}" if places else str(value))
         case "Date":
             return EPOCH.date() + timedelta(days=min(max(round(value), EARLIEST), LATEST))  # type: ignore[arg-type]
         case "Datetime":
